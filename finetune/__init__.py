@@ -1,0 +1,1 @@
+"""Task examples in, a task model, its student and its exported files out."""

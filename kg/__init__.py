@@ -1,0 +1,1 @@
+"""Graph in, ids and vectors out."""

@@ -1,0 +1,331 @@
+"""A stage's folder on disk: written to NAME.partial, renamed at the end, its manifest written last.
+
+A folder without `manifest.json` is not an artifact. Every stage writes one through `write_artifact`, and opens
+another's with `open_artifact`; nothing else passes between stages.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+from kg.errors import InputError
+
+MANIFEST = "manifest.json"
+LOCK = ".lock"
+STATE = ".stage.json"
+
+
+class StageConfig(Protocol):
+    """What every stage's config offers: the folder it writes, and the folders or files it reads."""
+
+    @property
+    def output(self) -> Path: ...
+
+    def inputs(self) -> Mapping[str, Path]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a finished artifact says of itself; `data` is the whole JSON, `folder` where it lies."""
+
+    folder: Path
+    data: dict[str, Any]
+
+    @property
+    def stage(self) -> str:
+        return self.data["stage"]
+
+    @property
+    def digest(self) -> str:
+        return self.data["digest"]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return self.data["counts"]
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        return self.data["dropped"]
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        return self.data["figures"]
+
+
+@dataclass(slots=True)
+class ArtifactWriter:
+    """The open end of an artifact: files go into `path`, tallies and figures into the manifest.
+
+    counts: what was kept. dropped: what was left out, by reason. figures: measured numbers (JSON values).
+    headline: the one figure the run's table shows. resumed: the folder held work of an interrupted run.
+    """
+
+    path: Path
+    resumed: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    figures: dict[str, Any] = field(default_factory=dict)
+    headline: str = ""
+
+
+@contextmanager
+def write_artifact(config: StageConfig, *, stage: str, resumable: bool = False) -> Iterator[ArtifactWriter]:
+    """Opens `config.output`.partial for writing and turns it into the artifact when the block ends well.
+
+    stage: the command that makes this artifact, without `ernie-kg` (`kg build`).
+    resumable: an interrupted run of the same config and inputs leaves its partial folder, and the next goes on in
+        it; otherwise an interruption removes the folder.
+
+    Raises:
+        InputError: another live process is writing the same folder, or an input is missing.
+    """
+    output = Path(config.output)
+    partial = output.with_name(output.name + ".partial")
+    print_of_run = fingerprint(stage, config)
+    resumed = _open_partial(partial, print_of_run, resumable)
+    writer = ArtifactWriter(path=partial, resumed=resumed)
+    started = time.time()
+    _reset_peak_memory()
+    try:
+        yield writer
+        _write_manifest(writer, config, stage, print_of_run, started)
+    except BaseException:
+        (partial / LOCK).unlink(missing_ok=True)
+        if not resumable:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    _replace(partial, output)
+
+
+def open_artifact(folder: Path, *, stage: str) -> Manifest:
+    """The manifest of a finished artifact, its files' presence and sizes checked.
+
+    stage: the command that makes it, named when the folder is not one.
+
+    Raises:
+        InputError: no folder, no manifest, another stage's artifact, a file missing or of another size.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.exists():
+        what = (
+            "holds no manifest.json, so it is no finished artifact"
+            if Path(folder).exists()
+            else "does not exist"
+        )
+        raise InputError(f"{folder} {what}; make it with `ernie-kg {stage}`")
+    data = read_manifest(folder).data
+    if data["stage"] != stage:
+        raise InputError(
+            f"{folder} was made by `ernie-kg {data['stage']}`, expected one made by `ernie-kg {stage}`"
+        )
+    for name, entry in data["files"].items():
+        file = Path(folder) / name
+        size = file.stat().st_size if file.exists() else None
+        if size != entry["bytes"]:
+            raise InputError(
+                f"{file}: {'missing' if size is None else f'{size:,} bytes'}, the manifest says "
+                f"{entry['bytes']:,} bytes; the artifact is damaged, delete {folder} and run `ernie-kg {stage}` again"
+            )
+    return Manifest(Path(folder), data)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of any artifact, unchecked but for being JSON with the expected keys."""
+    path = Path(folder) / MANIFEST
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"{path}: not readable as JSON ({error}); delete the folder and run its stage again"
+        ) from None
+    missing = {"stage", "digest", "fingerprint", "files"} - set(data)
+    if missing:
+        raise InputError(
+            f"{path}: keys {sorted(missing)} are missing; delete the folder and run its stage again"
+        )
+    return Manifest(Path(folder), data)
+
+
+def damaged_files(folder: Path) -> list[str]:
+    """Names of an artifact's files whose content no longer has the manifest's digest (reads every byte)."""
+    entries = read_manifest(folder).data["files"]
+    return [
+        name
+        for name, entry in entries.items()
+        if not (Path(folder) / name).exists() or _sha256(Path(folder) / name) != entry["sha256"]
+    ]
+
+
+def fingerprint(stage: str, config: StageConfig) -> str:
+    """What decides an artifact's content: stage, package version, config without its output, digests of the inputs."""
+    settings = plain(config)
+    settings.pop("output")
+    named = config.inputs()
+    content = {
+        "stage": stage,
+        "version": package_version(),
+        "config": _without_paths(settings, named),
+        "inputs": {name: source_digest(path) for name, path in sorted(named.items())},
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def source_digest(path: Path) -> str:
+    """Digest of an input's content: the manifest's for an artifact, SHA-256 for a file or a plain folder.
+
+    Raises:
+        InputError: nothing lies at the path.
+    """
+    path = Path(path)
+    if (path / MANIFEST).exists():
+        return read_manifest(path).digest
+    if path.is_file():
+        return _sha256(path)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file or folder")
+    files = sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    listing = [[p.relative_to(path).as_posix(), _sha256(p)] for p in files]
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """A config as JSON values: dataclasses to dictionaries, paths to text, tuples to lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def package_version() -> str:
+    try:
+        return version("ernie-kg")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def peak_memory_bytes() -> int:
+    """Highest resident memory of this process since the stage began (since its start where the kernel cannot reset it)."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _open_partial(partial: Path, print_of_run: str, resumable: bool) -> bool:
+    lock = partial / LOCK
+    if lock.exists() and _alive(owner := lock.read_text(encoding="utf-8").strip()):
+        raise InputError(
+            f"{partial}: process {owner} is writing this artifact; wait for it, or choose another output"
+        )
+    state = partial / STATE
+    resumed = resumable and state.exists() and state.read_text(encoding="utf-8") == print_of_run
+    if not resumed:
+        shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True, exist_ok=True)
+    lock.write_text(str(os.getpid()), encoding="utf-8")
+    state.write_text(print_of_run, encoding="utf-8")
+    return resumed
+
+
+def _alive(owner: str) -> bool:
+    if not owner.isdigit() or int(owner) == os.getpid():
+        return False
+    try:
+        os.kill(int(owner), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _write_manifest(
+    writer: ArtifactWriter, config: StageConfig, stage: str, print_of_run: str, started: float
+) -> None:
+    folder = writer.path
+    (folder / LOCK).unlink(missing_ok=True)
+    (folder / STATE).unlink(missing_ok=True)
+    files = {
+        p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": _sha256(p)}
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name != MANIFEST
+    }
+    content = {"fingerprint": print_of_run, "files": files}
+    data = {
+        "stage": stage,
+        "version": package_version(),
+        "config": plain(config),
+        "inputs": {
+            name: {"path": str(path), "digest": source_digest(path)} for name, path in config.inputs().items()
+        },
+        "fingerprint": print_of_run,
+        "digest": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
+        "seed": getattr(config, "seed", None),
+        "counts": dict(writer.counts),
+        "dropped": dict(writer.dropped),
+        "figures": writer.figures,
+        "headline": writer.headline,
+        "files": files,
+        "resumed": writer.resumed,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.time() - started, 3),
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    text = json.dumps(data, indent=1, ensure_ascii=False)
+    unfinished = folder / (MANIFEST + ".tmp")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.rename(folder / MANIFEST)
+
+
+def _replace(partial: Path, output: Path) -> None:
+    """Renames the finished folder into place; an older artifact of that name goes only once the new one stands."""
+    retired = output.with_name(output.name + ".retired")
+    shutil.rmtree(retired, ignore_errors=True)
+    if output.exists():
+        output.rename(retired)
+    partial.rename(output)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _without_paths(settings: Any, named: Mapping[str, Path]) -> Any:
+    """Settings in which an input's path is replaced by its name: moving a folder does not change what it holds."""
+    names = {str(path): name for name, path in named.items()}
+    if isinstance(settings, dict):
+        return {key: _without_paths(value, named) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [_without_paths(value, named) for value in settings]
+    return f"<{names[settings]}>" if isinstance(settings, str) and settings in names else settings
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _reset_peak_memory() -> None:
+    """Asks Linux to forget the peak so far; without permission the peak is the process's, which is only larger."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return

@@ -1,0 +1,1 @@
+"""One reader a format; the table is `kg.readers.table.READERS`."""

@@ -1,0 +1,1 @@
+"""Linked documents in, a knowledge-enhanced checkpoint out."""
