@@ -1,0 +1,180 @@
+"""The graph in memory: three Arrow tables and one int32 array, as they lie in the graph artifact."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kg.artifact import open_artifact
+from kg.errors import InputError
+from kg.vocab import Vocabulary
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+STAGE = "kg build"
+FIRST_ENTITY_ROW = 1
+
+ENTITIES = pa.schema(
+    [
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("aliases", pa.list_(pa.string()), nullable=False),
+        pa.field("description", pa.string(), nullable=False),
+        pa.field("types", pa.list_(pa.string()), nullable=False),
+        pa.field("count", pa.int64(), nullable=False),
+    ]
+)
+RELATIONS = pa.schema(
+    [
+        pa.field("row", pa.int32(), False),
+        pa.field("id", pa.string(), False),
+        pa.field("label", pa.string(), False),
+    ]
+)
+TRIPLES = pa.schema([pa.field(name, pa.int32(), False) for name in ("head", "relation", "tail")])
+ALIASES = pa.schema(
+    [
+        pa.field("alias", pa.string(), False),
+        pa.field("entity", pa.int32(), False),
+        pa.field("prior", pa.float32(), False),
+    ]
+)
+
+
+class KnowledgeGraph:
+    """Entities, relations, aliases and triples by row number.
+
+    entities: Arrow table (row, id, label, aliases, description, types, count); line i holds row i + 1, for row 0
+        is padding, "no entity".
+    relations: Arrow table (row, id, label), rows 0 to num_relations - 1.
+    aliases: Arrow table (alias, entity, prior); prior = p(entity | alias), the priors of one alias sum to 1.
+    triples: int32, shape (num_triples, 3): head row, relation row, tail row.
+    """
+
+    def __init__(
+        self, *, entities: pa.Table, relations: pa.Table, aliases: pa.Table, triples: np.ndarray
+    ) -> None:
+        self.entities = entities.cast(ENTITIES)
+        self.relations = relations.cast(RELATIONS)
+        self.aliases = aliases.cast(ALIASES)
+        self.triples = np.ascontiguousarray(triples, dtype=np.int32).reshape(-1, 3)
+        self._check()
+
+    @property
+    def num_entities(self) -> int:
+        """Entities without the padding row: they have rows 1 to num_entities."""
+        return self.entities.num_rows
+
+    @property
+    def num_relations(self) -> int:
+        return self.relations.num_rows
+
+    @property
+    def num_triples(self) -> int:
+        return len(self.triples)
+
+    @cached_property
+    def entity_vocab(self) -> Vocabulary:
+        """Entity id <-> row, row 0 reserved."""
+        return Vocabulary(self.entities["id"].to_pylist(), first_row=FIRST_ENTITY_ROW, what="entity")
+
+    @cached_property
+    def relation_vocab(self) -> Vocabulary:
+        return Vocabulary(self.relations["id"].to_pylist(), first_row=0, what="relation")
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Label by entity row; labels[0] is empty."""
+        return ["", *self.entities["label"].to_pylist()]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> KnowledgeGraph:
+        """Reads a graph artifact.
+
+        Raises:
+            InputError: the folder is no finished graph artifact, or its tables do not fit together.
+        """
+        folder = Path(folder)
+        open_artifact(folder, stage=STAGE)
+        columns = _read(folder / "triples.parquet", TRIPLES)
+        triples = np.stack([columns[name].to_numpy() for name in TRIPLES.names], axis=1)
+        return cls(
+            entities=_read(folder / "entities.parquet", ENTITIES),
+            relations=_read(folder / "relations.parquet", RELATIONS),
+            aliases=_read(folder / "aliases.parquet", ALIASES),
+            triples=triples,
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the four tables of a graph artifact; the manifest is the stage's to write."""
+        folder = Path(folder)
+        columns = {name: self.triples[:, column] for column, name in enumerate(TRIPLES.names)}
+        tables = {
+            "entities": self.entities,
+            "relations": self.relations,
+            "aliases": self.aliases,
+            "triples": pa.table(columns, schema=TRIPLES),
+        }
+        for name, table in tables.items():
+            pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
+
+    def to_networkx(self) -> nx.MultiDiGraph:
+        """The same graph for networkx, at about 1 kB an edge.
+
+        Nodes are entity ids with attributes label, description, types and count; edges are keyed by relation id.
+        """
+        import networkx as nx
+
+        graph = nx.MultiDiGraph()
+        for entity in self.entities.select(["id", "label", "description", "types", "count"]).to_pylist():
+            graph.add_node(entity.pop("id"), **entity)
+        entities, relations = ["", *self.entity_vocab], self.relation_vocab.identifiers
+        edges = ((entities[h], entities[t], relations[r], {}) for h, r, t in self.triples.tolist())
+        graph.add_edges_from(edges)
+        return graph
+
+    def _check(self) -> None:
+        _check_rows("entities.parquet", self.entities["row"], FIRST_ENTITY_ROW)
+        _check_rows("relations.parquet", self.relations["row"], 0)
+        bounds = (FIRST_ENTITY_ROW, self.num_entities + 1)
+        _check_range("triples", "head", self.triples[:, 0], bounds)
+        _check_range("triples", "relation", self.triples[:, 1], (0, self.num_relations))
+        _check_range("triples", "tail", self.triples[:, 2], bounds)
+        _check_range("aliases", "entity", self.aliases["entity"].to_numpy(), bounds)
+
+
+def _read(path: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: not readable as Parquet ({error}); run `ernie-kg {STAGE}` again") from None
+    missing = [name for name in schema.names if name not in table.column_names]
+    if missing:
+        raise InputError(
+            f"{path}: expected columns {schema.names}, {missing} are missing; run `ernie-kg {STAGE}` again"
+        )
+    return table.select(schema.names)
+
+
+def _check_rows(name: str, column: pa.ChunkedArray, first: int) -> None:
+    if not np.array_equal(column.to_numpy(), np.arange(first, first + len(column))):
+        raise InputError(
+            f"{name}: expected rows {first}, {first + 1}, … in order; run `ernie-kg {STAGE}` again"
+        )
+
+
+def _check_range(table: str, column: str, rows: np.ndarray, bounds: tuple[int, int]) -> None:
+    low, high = bounds
+    if len(rows) and not (low <= rows.min() and rows.max() < high):
+        worst = rows.min() if rows.min() < low else rows.max()
+        raise InputError(
+            f"{table}: {column} row {worst} is outside {low} to {high - 1}; the tables are of different "
+            f"graphs, run `ernie-kg {STAGE}` again"
+        )
