@@ -1,0 +1,13 @@
+"""Relation classification: how a marked head stands to a marked tail."""
+
+from __future__ import annotations
+
+from finetune.tasks.spec import TaskSpec
+
+RELATION_CLASSIFICATION = TaskSpec(
+    name="relation_classification",
+    model_class_name="ErnieForRelationClassification",
+    problem_type="single_label_classification",
+    markers={"head": ("[HD]", "[/HD]"), "tail": ("[TL]", "[/TL]")},
+    primary_metric="macro_f1",
+)
