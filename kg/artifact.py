@@ -119,17 +119,11 @@ def open_artifact(folder: Path, *, stage: str) -> Manifest:
     """
     path = Path(folder) / MANIFEST
     if not path.exists():
-        what = (
-            "holds no manifest.json, so it is no finished artifact"
-            if Path(folder).exists()
-            else "does not exist"
-        )
+        what = "holds no manifest.json, so it is no finished artifact" if Path(folder).exists() else "does not exist"
         raise InputError(f"{folder} {what}; make it with `ernie-kg {stage}`")
     data = read_manifest(folder).data
     if data["stage"] != stage:
-        raise InputError(
-            f"{folder} was made by `ernie-kg {data['stage']}`, expected one made by `ernie-kg {stage}`"
-        )
+        raise InputError(f"{folder} was made by `ernie-kg {data['stage']}`, expected one made by `ernie-kg {stage}`")
     for name, entry in data["files"].items():
         file = Path(folder) / name
         size = file.stat().st_size if file.exists() else None
@@ -147,14 +141,10 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(
-            f"{path}: not readable as JSON ({error}); delete the folder and run its stage again"
-        ) from None
+        raise InputError(f"{path}: not readable as JSON ({error}); delete the folder and run its stage again") from None
     missing = {"stage", "digest", "fingerprint", "files"} - set(data)
     if missing:
-        raise InputError(
-            f"{path}: keys {sorted(missing)} are missing; delete the folder and run its stage again"
-        )
+        raise InputError(f"{path}: keys {sorted(missing)} are missing; delete the folder and run its stage again")
     return Manifest(Path(folder), data)
 
 
@@ -219,7 +209,7 @@ def package_version() -> str:
 
 
 def peak_memory_bytes() -> int:
-    """Highest resident memory of this process since the stage began (since its start where the kernel cannot reset it)."""
+    """Highest resident memory since the stage began (since the process began where the kernel cannot reset it)."""
     try:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
@@ -232,9 +222,7 @@ def peak_memory_bytes() -> int:
 def _open_partial(partial: Path, print_of_run: str, resumable: bool) -> bool:
     lock = partial / LOCK
     if lock.exists() and _alive(owner := lock.read_text(encoding="utf-8").strip()):
-        raise InputError(
-            f"{partial}: process {owner} is writing this artifact; wait for it, or choose another output"
-        )
+        raise InputError(f"{partial}: process {owner} is writing this artifact; wait for it, or choose another output")
     state = partial / STATE
     resumed = resumable and state.exists() and state.read_text(encoding="utf-8") == print_of_run
     if not resumed:
@@ -257,9 +245,7 @@ def _alive(owner: str) -> bool:
     return True
 
 
-def _write_manifest(
-    writer: ArtifactWriter, config: StageConfig, stage: str, print_of_run: str, started: float
-) -> None:
+def _write_manifest(writer: ArtifactWriter, config: StageConfig, stage: str, print_of_run: str, started: float) -> None:
     folder = writer.path
     (folder / LOCK).unlink(missing_ok=True)
     (folder / STATE).unlink(missing_ok=True)
@@ -273,9 +259,7 @@ def _write_manifest(
         "stage": stage,
         "version": package_version(),
         "config": plain(config),
-        "inputs": {
-            name: {"path": str(path), "digest": source_digest(path)} for name, path in config.inputs().items()
-        },
+        "inputs": {name: {"path": str(path), "digest": source_digest(path)} for name, path in config.inputs().items()},
         "fingerprint": print_of_run,
         "digest": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
         "seed": getattr(config, "seed", None),

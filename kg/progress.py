@@ -67,7 +67,8 @@ class Progress:
 
     def _line(self, now: float) -> str:
         of = f"/{self.total:,}" if self.total is not None else ""
-        return f"  {self.description}: {self.done:,}{of} in {now - self._started:.0f} s {_render(self.figures)}".rstrip()
+        seconds = now - self._started
+        return f"  {self.description}: {self.done:,}{of} in {seconds:.0f} s {_render(self.figures)}".rstrip()
 
 
 @contextmanager

@@ -1,0 +1,196 @@
+"""The command `ernie-kg`: finds the stage, builds its config, runs it; says in one line what went wrong.
+
+Exit codes: 0 done · 1 a fault of ours · 2 something the user can mend · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ernie_kg.stages import STAGES, Stage
+from kg.errors import InputError
+
+USAGE = """usage: ernie-kg COMMAND [--help] [options]
+
+commands:
+{commands}
+
+Every stage takes --config FILE.yaml, an option for each key of its config, --dry-run and --debug."""
+RUN_USAGE = """usage: ernie-kg run FILE.yaml [--STEP.KEY VALUE …] [--output FOLDER] [--dry-run] [--debug]
+
+Runs the road that the file describes, skips finished stages, prints one table and the path of the report.
+  --STEP.KEY VALUE  replaces a value of the file, e.g. --pretrain.training.max_steps 50
+  --output FOLDER   the folder that the stages write into
+  --dry-run         prints the resolved configs, the inputs found, and what would be written
+  --debug           shows the traceback of an error"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return dispatch(words)
+    except KeyboardInterrupt:
+        print(
+            "ernie-kg: interrupted; finished stages stay, run the same command again to go on",
+            file=sys.stderr,
+        )
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        return _report(error)
+
+
+def dispatch(words: list[str]) -> int:
+    """Calls what the first words name; see the module for exit codes."""
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if words[0] == "--version":
+        from kg.artifact import package_version
+
+        print(f"ernie-kg {package_version()}")
+        return 0
+    if words[0] == "run":
+        return run_command(words[1:])
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if name in STAGES:
+            return stage_command(name, STAGES[name], words[length:])
+    return _unknown(words)
+
+
+def usage(group: str = "") -> str:
+    """The list of commands, or of one group's (`kg`, `pretrain`, `finetune`)."""
+    rows = {name: stage.summary for name, stage in STAGES.items() if name.startswith(group)}
+    if not group:
+        rows = {"run": "a whole road from one YAML file", **rows}
+    width = max(map(len, rows)) + 2
+    return USAGE.format(commands="\n".join(f"  {name:<{width}}{text}" for name, text in rows.items()))
+
+
+def stage_command(name: str, stage: Stage, words: list[str]) -> int:
+    """One stage by itself, its config from --config and options."""
+    from ernie_kg.config import ArgumentError, check_keys, config_parser, instantiate, one_line, read_yaml
+
+    config_class = stage.config_class()
+    parser = config_parser(config_class, prog=f"ernie-kg {name}", description=stage.summary)
+    parser.add_argument("--config", type=str, default=None, help="a YAML file with keys of this stage's config")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and inputs, write nothing")
+    try:
+        file = _value_of("--config", words)
+        if file is not None:
+            values = read_yaml(Path(file))
+            check_keys(config_class, values, source=file)
+            parser.set_defaults(_flat(values))
+        parsed = parser.parse_args(words)
+        config = instantiate(parser, config_class, parsed)
+    except ArgumentError as error:
+        raise InputError(f"ernie-kg {name}: {one_line(error)}") from None
+    if parsed.dry_run:
+        from ernie_kg.pipeline import Step, describe_road
+
+        print(describe_road([Step(name, name, stage, config)]))
+        return 0
+    folder = stage.run(config)
+    from kg.artifact import read_manifest
+
+    print(f"{folder}: {read_manifest(folder).data['headline']}")
+    return 0
+
+
+def run_command(words: list[str]) -> int:
+    """A whole road; see `ernie_kg.pipeline`."""
+    if not words or {"-h", "--help"} & set(words):
+        print(RUN_USAGE)
+        return 0 if words else 2
+    from ernie_kg.pipeline import describe_road, load_road, run_road, summary
+
+    dry_run = "--dry-run" in words
+    file, overrides = _road_words([word for word in words if word != "--dry-run"])
+    steps = load_road(file, overrides)
+    if dry_run:
+        print(describe_road(steps))
+        return 0
+    run_road(steps)
+    print(summary(steps), end="")
+    return 0
+
+
+def _road_words(words: list[str]) -> tuple[Path, dict[str, Any]]:
+    import yaml
+
+    files, overrides = [], {}
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("--"):
+            files.append(Path(word))
+            continue
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not equals:
+            value = next(rest, None)
+            if value is None:
+                raise InputError(f"--{key}: expected a value after it")
+        overrides[key] = yaml.safe_load(value)
+    if len(files) != 1:
+        raise InputError(f"ernie-kg run: expected one YAML file, got {len(files)}; see `ernie-kg run --help`")
+    return files[0], overrides
+
+
+def _value_of(option: str, words: list[str]) -> str | None:
+    for position, word in enumerate(words):
+        if word.startswith(option + "="):
+            return word.partition("=")[2]
+        if word == option and position + 1 < len(words):
+            return words[position + 1]
+    return None
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def _unknown(words: list[str]) -> int:
+    groups = {name.split()[0] for name in STAGES if " " in name}
+    if words[0] in groups and (len(words) == 1 or words[1] in ("-h", "--help")):
+        print(usage(words[0]))
+        return 0
+    typed = " ".join(words[:2]) if words[0] in groups else words[0]
+    near = difflib.get_close_matches(typed, ["run", *STAGES], n=1)
+    hint = f"nearest: {near[0]}" if near else "see `ernie-kg --help`"
+    raise InputError(f"unknown command {typed!r}; {hint}")
+
+
+def _report(error: Exception) -> int:
+    code = getattr(error, "exit_code", 2 if isinstance(error, OSError) else 1)
+    text = " ".join(str(error).split()) or type(error).__name__
+    if code == 2:
+        print(f"ernie-kg: {text}", file=sys.stderr)
+        return 2
+    print(
+        f"ernie-kg: a fault of ours: {type(error).__name__}: {text}; run again with --debug and report the traceback",
+        file=sys.stderr,
+    )
+    return code
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

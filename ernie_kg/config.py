@@ -1,0 +1,86 @@
+"""Dataclass configs from YAML and the command line; every mistake names file, key, what was expected and what came."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
+
+from kg.errors import InputError
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file whose top is a mapping.
+
+    Raises:
+        InputError: missing file, YAML that does not parse (with its line), another top than a mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        data = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such config file") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: expected a mapping of keys at the top, got {type(data).__name__}")
+    return data
+
+
+def config_from_mapping(config_class: type[Any], values: Mapping[str, Any], *, source: str) -> Any:
+    """An instance of a stage's config dataclass.
+
+    source: where the values come from, the beginning of every error message.
+
+    Raises:
+        InputError: an unknown key (with the nearest), a missing one, a value of another type, one the dataclass refuses.
+    """
+    check_keys(config_class, values, source=source)
+    parser = config_parser(config_class, prog=source)
+    try:
+        parsed = parser.parse_object(dict(values))
+        return instantiate(parser, config_class, parsed)
+    except ArgumentError as error:
+        raise InputError(f"{source}: {one_line(error)}") from None
+
+
+def config_parser(config_class: type[Any], *, prog: str, description: str | None = None) -> ArgumentParser:
+    """A jsonargparse parser with one option a field of the dataclass; mistakes raise instead of leaving the process."""
+    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
+    parser.add_class_arguments(config_class, as_group=False)
+    return parser
+
+
+def instantiate(parser: ArgumentParser, config_class: type[Any], parsed: Namespace) -> Any:
+    """The dataclass from a parsed namespace, nested dataclasses included."""
+    built = parser.instantiate(parsed)
+    names = {field.name for field in dataclasses.fields(config_class)}
+    return config_class(**{name: value for name, value in vars(built).items() if name in names})
+
+
+def check_keys(config_class: type[Any], values: Mapping[str, Any], *, source: str, prefix: str = "") -> None:
+    """Refuses a key that the dataclass, or a dataclass nested in it, does not have; names the nearest that it has."""
+    types = typing.get_type_hints(config_class)
+    known = [field.name for field in dataclasses.fields(config_class)]
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"nearest: {prefix}{near[0]}" if near else f"known: {', '.join(known)}"
+            raise InputError(f"{source}: unknown key {prefix}{key}; {hint}")
+        if dataclasses.is_dataclass(types[key]) and isinstance(value, Mapping):
+            check_keys(typing.cast(type, types[key]), value, source=source, prefix=f"{prefix}{key}.")
+
+
+def one_line(error: Exception) -> str:
+    """An error's message without line breaks and runs of blanks."""
+    return " ".join(str(error).split())
