@@ -36,12 +36,16 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A mention decided: `text[start:end]` means `entity_id` with probability `score` in [0, 1]."""
+    """A mention decided: `text[start:end]` means the entity of id `entity` with probability `score` in [0, 1]."""
 
     start: int
     end: int
-    entity_id: str
+    entity: str
     score: float
+
+    @property
+    def entity_id(self) -> str:
+        return self.entity
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ class ExplainedMention:
 
 @dataclass(frozen=True, slots=True)
 class LinkedDocument:
-    """A text with its links, in order of their start and never overlapping.
+    """A text with its linked mentions, in order of their start and never overlapping: one row of a linked shard.
 
     id: the corpus's name of the document (a Wikipedia paragraph: its title).
     """
@@ -68,4 +72,4 @@ class LinkedDocument:
     id: str
     title: str
     text: str
-    links: tuple[Link, ...]
+    mentions: tuple[Link, ...]
