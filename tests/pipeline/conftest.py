@@ -1,0 +1,111 @@
+"""A made world: a graph of a few hundred entities, texts that speak of them, and a tiny BERT that can read them."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+ONSETS = [
+    "Bar",
+    "Cal",
+    "Dor",
+    "Fen",
+    "Gal",
+    "Hul",
+    "Jor",
+    "Kel",
+    "Lom",
+    "Mar",
+    "Nor",
+    "Pel",
+    "Quin",
+    "Ras",
+    "Sel",
+    "Tor",
+]
+ENDINGS = {"town": "ville", "river": "water", "person": "son", "company": "corp"}
+SENTENCES = {
+    "flows_through": "The {h} flows through {t}.",
+    "lives_in": "{h} has lived in {t} for many years.",
+    "works_for": "{h} works for {t} as an engineer.",
+    "based_in": "{h} is a firm with its seat in {t}.",
+}
+SIDES = {
+    "flows_through": ("river", "town"),
+    "lives_in": ("person", "town"),
+    "works_for": ("person", "company"),
+    "based_in": ("company", "town"),
+}
+
+
+def make_world(folder: Path, *, per_kind: int = 60, facts: int = 260, seed: int = 5) -> Path:
+    """Writes triples.tsv, entities.jsonl and text/*.txt + text/more.jsonl; four kinds of entities, four relations."""
+    rng = random.Random(seed)
+    names: dict[str, list[str]] = {kind: [] for kind in ENDINGS}
+    for kind, ending in ENDINGS.items():
+        while len(names[kind]) < per_kind:
+            name = rng.choice(ONSETS) + rng.choice(ONSETS).lower() + ending
+            if name not in names[kind]:
+                names[kind].append(name)
+    triples: set[tuple[str, str, str]] = set()
+    while len(triples) < facts:
+        relation = rng.choice(sorted(SIDES))
+        head, tail = SIDES[relation]
+        triples.add((rng.choice(names[head]), relation, rng.choice(names[tail])))
+    ordered = sorted(triples)
+    rng.shuffle(ordered)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "triples.tsv").write_text("".join(f"{h}\t{r}\t{t}\n" for h, r, t in ordered), encoding="utf-8")
+    with (folder / "entities.jsonl").open("w", encoding="utf-8") as file:
+        for kind, members in names.items():
+            for name in members:
+                record = {"id": name, "label": name, "description": f"a {kind}", "types": [kind]}
+                file.write(json.dumps(record) + "\n")
+    texts = [" ".join(_sentence(rng, fact) for fact in rng.sample(ordered, 4)) for _ in range(240)]
+    (folder / "text").mkdir(exist_ok=True)
+    for number, text in enumerate(texts[:200]):
+        (folder / "text" / f"doc{number:03d}.txt").write_text(text, encoding="utf-8")
+    lines = [json.dumps({"id": f"line{number}", "text": text}) for number, text in enumerate(texts[200:])]
+    (folder / "text" / "more.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def make_tiny_bert(folder: Path, texts: list[str], *, layers: int = 6, hidden: int = 32) -> Path:
+    """A random BERT with a word-piece vocabulary of the texts, saved as a folder that `from_pretrained` opens."""
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertConfig, BertModel, BertTokenizer, set_seed
+
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = BertWordPieceTokenizer(lowercase=True)
+    trainer.train_from_iterator(texts, vocab_size=600, show_progress=False)
+    trainer.save_model(str(folder))
+    tokenizer = BertTokenizer(vocab=str(folder / "vocab.txt"), do_lower_case=True)
+    tokenizer.save_pretrained(folder)
+    set_seed(1)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=4,
+        intermediate_size=2 * hidden, max_position_embeddings=128,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def _sentence(rng: random.Random, fact: tuple[str, str, str]) -> str:
+    head, relation, tail = fact
+    return SENTENCES[relation].format(h=head, t=tail) + rng.choice(["", " It was a cold winter.", " Nobody minds."])
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the made world."""
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny BERT."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted((world / "text").glob("*.txt"))]
+    return make_tiny_bert(tmp_path_factory.mktemp("bert"), texts)
