@@ -146,9 +146,9 @@ def joined_links(
             "the linked shards come from another text, link the one the examples were made of"
         )
     found = [
-        EntityLink(start=m.start - first, end=m.end - first, entity=m.entity, score=m.score)
-        for m in document.mentions
-        if m.start >= first and m.end <= first + len(example.text)
+        EntityLink(start=k.start - first, end=k.end - first, entity=k.entity_id, score=k.score)
+        for k in document.links
+        if k.start >= first and k.end <= first + len(example.text)
     ]
     free = [f for f in found if not any(f.start < own.end and own.start < f.end for own in example.links)]
     return tuple(sorted((*example.links, *free), key=lambda link: (link.start, link.end)))
