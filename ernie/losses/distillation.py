@@ -1,7 +1,7 @@
 """Distillation losses as tensor functions, and the module that adds them up over layer pairs.
 
-Every function returns one value an example, shape `(batch_size,)`: the mean over its real positions. Their mean
-over examples is therefore the same under extra padding, another order and another cut into batches, and
+Every function returns one value an example, shape `(batch_size,)`: the mean over its real positions. Their
+mean over examples is therefore the same under extra padding, another order and another cut into batches, and
 gradient accumulation changes nothing.
 
 TinyBERT: Jiao et al., Findings of EMNLP 2020 (arXiv 1909.10351), equation numbers of that version.
@@ -253,9 +253,7 @@ class LayerLosses(nn.Module):
             (student.keys[m - 1], teacher.keys[g - 1]),
             (student.values[m - 1], teacher.values[g - 1]),
         ]
-        return torch.stack(
-            [relation_loss(s, t, mask, num_heads=self.relation_heads) for s, t in of_both]
-        ).sum(0)
+        return torch.stack([relation_loss(s, t, mask, num_heads=self.relation_heads) for s, t in of_both]).sum(0)
 
 
 def uniform_layer_map(num_student_layers: int, num_teacher_layers: int) -> tuple[int, ...]:
@@ -279,12 +277,10 @@ def _weighted_sum(values: Mapping[str, Tensor], weights: Mapping[str, float]) ->
 
 
 def _relation(left: Tensor, right: Tensor, num_heads: int) -> Tensor:
-    """left rightᵀ / √d_r by head: two (batch_size, seq_len, width) -> (batch_size, num_heads, seq_len, seq_len)."""
+    """left rightᵀ / √d_r by head: (batch_size, num_heads, seq_len, seq_len) of two (batch_size, seq_len, width)."""
     width = left.shape[-1]
     if width % num_heads:
-        raise InputError(
-            f"a width of {width} cannot be split into {num_heads} heads; choose a divisor of {width}"
-        )
+        raise InputError(f"a width of {width} cannot be split into {num_heads} heads; choose a divisor of {width}")
     heads = [x.unflatten(-1, (num_heads, width // num_heads)).transpose(1, 2) for x in (left, right)]
     return heads[0] @ heads[1].transpose(-1, -2) / math.sqrt(width // num_heads)
 

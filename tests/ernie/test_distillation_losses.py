@@ -133,9 +133,7 @@ def test_an_example_without_real_positions_gives_zero_and_finite_gradients(loss)
 
 def test_relations_take_any_width_and_head_count():
     """The reason for relations: a student narrower than its teacher needs no projection."""
-    value = relation_loss(
-        _tensors(2, 5, 8, seed=1), _tensors(2, 5, 20, seed=2), _mask([5, 3], 5), num_heads=4
-    )
+    value = relation_loss(_tensors(2, 5, 8, seed=1), _tensors(2, 5, 20, seed=2), _mask([5, 3], 5), num_heads=4)
     assert value.shape == (2,)
     assert torch.all(value > 0)
 
@@ -150,9 +148,7 @@ def test_prediction_is_the_papers_cross_entropy():
     np.testing.assert_allclose(released.numpy(), want / 5, rtol=1e-10)
 
 
-@pytest.mark.parametrize(
-    "problem_type", ["single_label_classification", "multi_label_classification", "regression"]
-)
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification", "regression"])
 def test_prediction_is_stationary_at_the_teacher(problem_type):
     """The value there is an entropy, so only the gradient shows that the student has arrived."""
     t = _tensors(3, 4, seed=7)
@@ -219,9 +215,7 @@ def test_layer_losses_project_a_narrow_student_and_train_the_projection():
     torch.testing.assert_close(losses["loss"], losses["embedding"] + losses["hidden"] + losses["relation"])
 
 
-@pytest.mark.parametrize(
-    ("student", "teacher", "want"), [(3, 6, (2, 4, 6)), (4, 12, (3, 6, 9, 12)), (1, 5, (5,))]
-)
+@pytest.mark.parametrize(("student", "teacher", "want"), [(3, 6, (2, 4, 6)), (4, 12, (3, 6, 9, 12)), (1, 5, (5,))])
 def test_uniform_map_takes_the_last_layer_of_each_block(student, teacher, want):
     """The paper's g(m) = 3m for 4 of 12; taking block starts costs points and shows nowhere."""
     assert uniform_layer_map(student, teacher) == want

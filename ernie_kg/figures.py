@@ -1,0 +1,241 @@
+"""A manifest's figures as HTML, chosen by the shape of the JSON value and never by its name.
+
+| shape | shown as |
+|---|---|
+| number, text, [low, high] | a row of a table |
+| list of objects with `step` | curves over steps, losses in one chart |
+| list of [x, count], object with number keys | columns of a histogram |
+| list of objects {low, high, count} | columns of a histogram |
+| object of at least six numbers ≥ 0 | bars |
+| objects with the same keys, list of objects | a table |
+| list of numbers | one curve |
+| other objects | a part of their own |
+
+Everything is escaped here; callers hand in plain values.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from ernie_kg import svg
+
+MIN_BARS = 6
+MAX_COLUMNS = 60
+MAX_ROWS = 200
+LOW_KEYS, HIGH_KEYS = ("low", "from", "lower"), ("high", "to", "upper")
+
+
+def render_figures(figures: Mapping[str, Any], *, source: str, depth: int = 3) -> str:
+    """Every figure of a mapping; what stands together in one table comes first, charts follow.
+
+    source: the artifact's name, written under every table and chart. depth: heading level of parts inside.
+    """
+    cells = {name: value for name, value in figures.items() if is_cell(value)}
+    parts = [pair_table(cells, source=source)] if cells else []
+    rest = {name: value for name, value in figures.items() if name not in cells}
+    for names in _alike(rest):
+        rows = [{"": readable(name), **rest[name]} for name in names]
+        parts.append(_figure(row_table(rows), caption="", source=source))
+        rest = {name: value for name, value in rest.items() if name not in names}
+    parts += [_block(name, value, source=source, depth=depth) for name, value in rest.items()]
+    return "".join(parts)
+
+
+def pair_table(values: Mapping[str, Any], *, source: str, caption: str = "") -> str:
+    """Two columns: name, value."""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(readable(name))}</th><td>{cell(value)}</td></tr>'
+        for name, value in values.items()
+    )
+    return _figure(f"<table>{rows}</table>", caption=caption, source=source)
+
+
+def row_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line an object (evenly thinned beyond `MAX_ROWS`), one column a key in order of first sight."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    kept = svg.thinned(rows, MAX_ROWS)
+    note = f"<p>{len(kept)} of {len(rows):,} lines</p>" if len(kept) < len(rows) else ""
+    head = "".join(f'<th scope="col">{escape(readable(name))}</th>' for name in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{cell(row[key]) if key in row else ''}</td>" for key in columns) + "</tr>"
+        for row in kept
+    )
+    return f'{note}<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def cell(value: Any) -> str:
+    """One value of a table: numbers for readers, a pair of numbers as a range, anything else as JSON."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if is_number(value):
+        return f'<span class="number">{svg.number(value)}</span>'
+    if value is None:
+        return "–"
+    if _is_range(value):
+        return f'<span class="number">{svg.number(value[0])} – {svg.number(value[1])}</span>'
+    if isinstance(value, str):
+        return escape(value)
+    return escape(json.dumps(value, ensure_ascii=False))
+
+
+def is_cell(value: Any) -> bool:
+    """Whether a value fits one cell of a table."""
+    return value is None or isinstance(value, (bool, int, float, str)) or _is_range(value)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def flatten(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of every cell inside, lists of objects and charts left out.
+
+    >>> list(flatten({"a": {"b": 1}, "c": [1, 2, 3]}))
+    [('a.b', 1)]
+    """
+    for name, value in figures.items():
+        if is_cell(value):
+            yield prefix + name, value
+        elif isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}.")
+
+
+def readable(name: str) -> str:
+    """`macro_f1` -> `macro f1`."""
+    return name.replace("_", " ")
+
+
+def _block(name: str, value: Any, *, source: str, depth: int) -> str:
+    shown = _chart(name, value)
+    if shown:
+        return _figure(shown, caption=readable(name), source=source)
+    if isinstance(value, Mapping):
+        inside = render_figures(value, source=source, depth=min(depth + 1, 6))
+        return f"<section><h{depth}>{escape(readable(name))}</h{depth}>{inside or '<p>empty</p>'}</section>"
+    if _is_rows(value):
+        return _figure(row_table(value), caption=readable(name), source=source)
+    return pair_table({name: value}, source=source)
+
+
+def _chart(name: str, value: Any) -> str:
+    """The picture of a value that has one, with its numbers folded away beneath; else an empty string."""
+    title = readable(name)
+    if _is_curve(value):
+        return '<div class="charts">' + "".join(_curves(value, title)) + "</div>" + _folded(row_table(value))
+    columns = _columns(value)
+    if columns:
+        rows = [{title: label, "count": count} for label, count in columns]
+        return svg.column_chart(columns, title=title, x_label=title) + _folded(row_table(rows))
+    if _is_bars(value):
+        rows = [{"name": label, "value": count} for label, count in value.items()]
+        return svg.bar_chart(list(value.items()), title=title) + _folded(row_table(rows))
+    if isinstance(value, list) and len(value) > 2 and all(is_number(item) for item in value):
+        return svg.line_chart({title: list(enumerate(value))}, title=title, x_label="index")
+    return ""
+
+
+def _curves(rows: Sequence[Mapping[str, Any]], title: str) -> Iterator[str]:
+    """One chart for all losses, one for every other measure, each over `step`."""
+    names = dict.fromkeys(key for row in rows for key in row if key != "step" and is_number(row[key]))
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault("loss" if "loss" in name else name, []).append(name)
+    for group, members in groups.items():
+        series = {
+            readable(name): [(row["step"], row[name]) for row in rows if is_number(row.get(name))] for name in members
+        }
+        drawn = svg.line_chart(series, title=f"{title}: {readable(group)}", x_label="step")
+        if drawn:
+            yield f'<div class="chart"><p>{escape(readable(group))}</p>{drawn}</div>'
+
+
+def _columns(value: Any) -> list[tuple[str, float]]:
+    """(label, count) of a histogram in any of its three shapes, in order of the axis; empty for anything else."""
+    if isinstance(value, Mapping) and len(value) > 2 and all(map(_is_numeric_text, value)):
+        pairs = sorted(((float(x), n) for x, n in value.items()), key=lambda pair: pair[0])
+        return _binned(pairs) if all(is_number(n) for _, n in pairs) else []
+    if not isinstance(value, list) or len(value) < 3:
+        return []
+    if all(_is_range(item) for item in value):
+        return _binned([(x, n) for x, n in value])
+    found: list[tuple[str, float]] = []
+    for item in value:
+        low, count = _first(item, LOW_KEYS), _first(item, ("count",))
+        if low is None or count is None or not is_number(low) or not is_number(count) or len(item) > 3:
+            return []
+        high = _first(item, HIGH_KEYS)
+        found.append((svg.number(low) if high is None else f"{svg.number(low)}–{svg.number(high)}", count))
+    return found
+
+
+def _binned(pairs: Sequence[tuple[float, float]]) -> list[tuple[str, float]]:
+    """Columns as they are, or in bins that double (1, 2–3, 4–7 …) where there are over `MAX_COLUMNS` whole numbers."""
+    if len(pairs) <= MAX_COLUMNS or any(x < 0 or x != int(x) for x, _ in pairs):
+        return [(svg.number(x), n) for x, n in pairs]
+    bins: dict[int, float] = {}
+    for x, count in pairs:
+        power = int(x).bit_length()
+        bins[power] = bins.get(power, 0) + count
+    return [(_bin_name(power), count) for power, count in sorted(bins.items())]
+
+
+def _bin_name(power: int) -> str:
+    """Numbers of `power` binary digits."""
+    if power <= 1:
+        return str(power)
+    return f"{svg.number(2 ** (power - 1))}–{svg.number(2**power - 1)}"
+
+
+def _alike(values: Mapping[str, Any]) -> list[list[str]]:
+    """Names of two and more flat objects with the same keys, which make one table."""
+    by_keys: dict[tuple[str, ...], list[str]] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value and all(map(is_cell, value.values())):
+            by_keys.setdefault(tuple(sorted(value)), []).append(name)
+    return [names for names in by_keys.values() if len(names) > 1]
+
+
+def _figure(content: str, *, caption: str, source: str) -> str:
+    what = f"<b>{escape(caption)}</b> " if caption else ""
+    return f'<figure>{content}<figcaption>{what}<span class="source">from {escape(source)}</span></figcaption></figure>'
+
+
+def _folded(content: str) -> str:
+    return f"<details><summary>numbers</summary>{content}</details>"
+
+
+def _is_curve(value: Any) -> bool:
+    return _is_rows(value) and all(is_number(row.get("step")) for row in value)
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, Mapping) for row in value)
+
+
+def _is_bars(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and len(value) >= MIN_BARS
+        and all(is_number(item) and item >= 0 for item in value.values())
+        and len({isinstance(item, int) for item in value.values()}) == 1
+    )
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(is_number(item) for item in value)
+
+
+def _is_numeric_text(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _first(item: Any, names: Sequence[str]) -> Any:
+    return next((item[n] for n in names if n in item), None) if isinstance(item, Mapping) else None
