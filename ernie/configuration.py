@@ -1,0 +1,137 @@
+"""ErnieConfig: a BERT of any width with knowledge layers on top."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from ernie.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import BertConfig
+
+LAYER_TYPES = ("text", "mix", "fuse")
+"""text: a BERT layer. mix: tokens and raw entity vectors meet. fuse: as mix, after entity self-attention.
+
+The first implementation calls them sim, mix and norm."""
+
+
+def paper_layer_types(num_hidden_layers: int) -> list[str]:
+    """The paper's 5 text, 1 mix and 6 fuse layers of 12, scaled to another depth.
+
+    12 -> 5:1:6, 6 -> 2:1:3, 4 -> 1:1:2, 2 -> 0:1:1, 1 -> one mix layer.
+    """
+    num_text = 5 * num_hidden_layers // 12
+    return ["text"] * num_text + ["mix"] + ["fuse"] * (num_hidden_layers - num_text - 1)
+
+
+@strict
+class ErnieConfig(PreTrainedConfig):
+    """Widths and layout of an ERNIE (Zhang et al., ACL 2019). Token-side names and meanings are BERT's.
+
+    entity_size: width of an entity vector, 100 in the paper.
+    num_entity_attention_heads: heads of the entity self-attention of fuse layers; divides entity_size.
+    layer_types: one of LAYER_TYPES a layer; None stands for the paper's proportions (`paper_layer_types`).
+    cls_entity: [CLS] is an entity with a zero vector, as in the first implementation.
+    no_entity_candidate: the zero vector "no entity" is a further candidate of the denoising entity
+        auto-encoder, always with logit 0 and never a target.
+    classifier_dropout: dropout before a task head, hidden_dropout_prob when None.
+    """
+
+    model_type = "ernie-kg"
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+    tie_word_embeddings: bool = True
+    classifier_dropout: float | int | None = None
+    entity_size: int = 100
+    num_entity_attention_heads: int = 4
+    layer_types: list[str] | None = None
+    cls_entity: bool = True
+    no_entity_candidate: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.layer_types is None:
+            self.layer_types = paper_layer_types(self.num_hidden_layers)
+        self.layer_types = list(self.layer_types)
+        _check_layer_types(self.layer_types, self.num_hidden_layers)
+        _check_heads("hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads)
+        if "fuse" in self.layer_types:
+            heads = self.num_entity_attention_heads
+            _check_heads("entity_size", self.entity_size, "num_entity_attention_heads", heads)
+        super().__post_init__(**kwargs)
+
+    def validate_layer_type(self) -> None:
+        """Replaces the base class's check, which knows only its own layer names."""
+        _check_layer_types(self.layer_types or [], self.num_hidden_layers)
+
+    @classmethod
+    def from_bert(
+        cls,
+        bert_config: BertConfig,
+        *,
+        entity_size: int,
+        layer_types: Sequence[str] | None = None,
+        **settings: Any,
+    ) -> ErnieConfig:
+        """The config that lays knowledge layers onto a BERT of any width and depth.
+
+        bert_config: widths, dropouts and special ids are taken over. layer_types: None = the paper's proportions.
+        settings: further fields of ErnieConfig. Heads of the entity attention: 4 as in the paper where they
+        divide entity_size, else 2 or 1, unless given.
+        """
+        bert = bert_config.to_dict()
+        shared = {name: bert[name] for name in _BERT_FIELDS if bert.get(name) is not None}
+        if "num_entity_attention_heads" not in settings:
+            settings["num_entity_attention_heads"] = next(n for n in (4, 2, 1) if entity_size % n == 0)
+        types = None if layer_types is None else list(layer_types)
+        return cls(**{**shared, "entity_size": entity_size, "layer_types": types, **settings})
+
+
+_BERT_FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "initializer_range",
+    "layer_norm_eps",
+    "pad_token_id",
+    "tie_word_embeddings",
+    "classifier_dropout",
+)
+
+
+def _check_layer_types(layer_types: Sequence[str], num_hidden_layers: int) -> None:
+    unknown = sorted(set(layer_types) - set(LAYER_TYPES))
+    if unknown:
+        raise InputError(f"layer_types takes {', '.join(LAYER_TYPES)}, got {', '.join(unknown)}")
+    if len(layer_types) != num_hidden_layers:
+        raise InputError(
+            f"layer_types needs one entry a layer: num_hidden_layers is {num_hidden_layers}, "
+            f"got {len(layer_types)} entries"
+        )
+
+
+def _check_heads(size_name: str, size: int, heads_name: str, heads: int) -> None:
+    if heads < 1 or size % heads:
+        raise InputError(f"{heads_name} must divide {size_name}: {heads} does not divide {size}")

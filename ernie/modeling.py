@@ -1,0 +1,266 @@
+"""ErnieModel: token states and entity states from text and linked entities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.utils.generic import ModelOutput, can_return_tuple
+
+from ernie.configuration import ErnieConfig
+from ernie.embeddings import ErnieEmbeddings
+from ernie.entity_table import EntityTable
+from ernie.errors import InputError
+from ernie.layers import LAYERS, EntitySlots
+
+
+@dataclass
+class ErnieModelOutput(ModelOutput):
+    """last_hidden_state: (batch, seq_len, hidden_size).
+    entity_last_hidden_state: (batch, num_entities, entity_size), meaningful where entity_attention_mask is 1; None
+        when no entities were given. The zero-vector entity of [CLS] is not among them.
+    pooler_output: (batch, hidden_size), tanh(dense(token state of [CLS])).
+    hidden_states, entity_hidden_states: the embeddings and each layer's states, num_hidden_layers + 1 entries.
+    attentions: (batch, num_heads, seq_len, seq_len) a layer.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    entity_last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    entity_hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class ErniePreTrainedModel(PreTrainedModel):
+    """What every class here shares: names as in BERT, so that BERT checkpoints load into layers 0..n-1."""
+
+    config_class = ErnieConfig
+    config: ErnieConfig
+    base_model_prefix = "bert"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _no_split_modules = ["ErnieEmbeddings", "TextLayer", "MixLayer", "FuseLayer"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Linear and Embedding N(0, initializer_range), biases 0, LayerNorm 1 and 0: the base class's rule."""
+        super()._init_weights(module)
+        free_bias = module._parameters.get("bias")
+        if free_bias is not None and not isinstance(module, nn.Linear | nn.LayerNorm):
+            init.zeros_(free_bias)
+
+    @property
+    def entity_table(self) -> EntityTable | None:
+        """The attached table, None without one."""
+        base = self.base_model
+        assert isinstance(base, ErnieModel), "every class here holds an ErnieModel"
+        return base._entity_table
+
+    def attach_entity_table(self, table: EntityTable | None) -> None:
+        """Give `entity_ids` a meaning: rows of `table`. Not a parameter, not saved, never trained.
+
+        None detaches. A table of another width than config.entity_size is an InputError.
+        """
+        if table is not None and table.entity_size != self.config.entity_size:
+            raise InputError(
+                f"this model takes entity vectors of width {self.config.entity_size}, the table's are "
+                f"{table.entity_size} wide: embed the graph with dim={self.config.entity_size}, or build the model "
+                f"with entity_size={table.entity_size}"
+            )
+        base = self.base_model
+        assert isinstance(base, ErnieModel), "every class here holds an ErnieModel"
+        base._entity_table = table
+
+    def entity_rows(self, entity_ids: torch.Tensor) -> torch.Tensor:
+        """Vectors of `entity_ids`, shape entity_ids.shape + (entity_size,), in the model's device and dtype."""
+        table = self.entity_table
+        if table is None:
+            raise InputError(
+                "entity_ids need an entity table: call model.attach_entity_table(EntityTable.open(folder)), "
+                "or give the vectors themselves as entity_embeds"
+            )
+        return table.rows(entity_ids).to(device=self.device, dtype=self.dtype)
+
+
+class ErnieEncoder(nn.Module):
+    """The stack of layers, kinds as config.layer_types lists them."""
+
+    def __init__(self, config: ErnieConfig) -> None:
+        super().__init__()
+        assert config.layer_types is not None, "ErnieConfig fills layer_types"
+        self.layer = nn.ModuleList([LAYERS[kind](config) for kind in config.layer_types])
+
+
+class Pooler(nn.Module):
+    """tanh(dense(token state of [CLS])); entity states are never pooled."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.dense(hidden_states[:, 0]))
+
+
+class ErnieModel(ErniePreTrainedModel):
+    """Text encoder with a packed entity stream (see `layers` for the equations)."""
+
+    def __init__(self, config: ErnieConfig) -> None:
+        super().__init__(config)
+        self.embeddings = ErnieEmbeddings(
+            vocab_size=config.vocab_size,
+            max_position_embeddings=config.max_position_embeddings,
+            type_vocab_size=config.type_vocab_size,
+            hidden_size=config.hidden_size,
+            pad_token_id=config.pad_token_id,
+            layer_norm_eps=config.layer_norm_eps,
+            dropout=config.hidden_dropout_prob,
+        )
+        self.encoder = ErnieEncoder(config)
+        self.pooler = Pooler(config.hidden_size)
+        self._entity_table: EntityTable | None = None
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embeddings.word_embeddings = value  # pyrefly: ignore[bad-assignment]
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        entity_ids: torch.Tensor | None = None,
+        entity_embeds: torch.Tensor | None = None,
+        entity_positions: torch.Tensor | None = None,
+        entity_attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,
+    ) -> ErnieModelOutput:
+        """Shapes: `ernie.inputs.INPUTS`. Every argument but the text is optional.
+
+        entity_ids (batch, num_entities) need an attached table; entity_embeds (batch, num_entities, entity_size)
+        do not. entity_positions (batch, num_entities) index word pieces. Without entity_attention_mask, an entity is
+        real where its id is not 0 (all of entity_embeds are). Without entities the knowledge layers see only [CLS]'s
+        zero-vector entity and their own bias.
+        """
+        if kwargs:
+            raise InputError(f"unknown model input: {', '.join(sorted(kwargs))}")
+        if (input_ids is None) == (inputs_embeds is None):
+            raise InputError("give input_ids or inputs_embeds, one of them")
+        keep_states, keep_attentions = self._wanted(output_hidden_states, output_attentions)
+        hidden = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
+        entity, slots = self._pack_entities(hidden, entity_ids, entity_embeds, entity_positions, entity_attention_mask)
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden, attention_mask=attention_mask)
+        states, entity_states, attentions = [hidden], [entity], []
+        for layer in self.encoder.layer:
+            hidden, entity, probs = layer(hidden, entity, mask, slots)
+            states.append(hidden)
+            entity_states.append(entity)
+            attentions.append(probs)
+
+        given = entity_ids is not None or entity_embeds is not None
+        first = 1 if self.config.cls_entity else 0
+        returned = [e[:, first:] for e in entity_states if e is not None] if given else []
+        return ErnieModelOutput(
+            last_hidden_state=hidden,
+            entity_last_hidden_state=returned[-1] if returned else None,
+            pooler_output=self.pooler(hidden),
+            hidden_states=tuple(states) if keep_states else None,
+            entity_hidden_states=tuple(returned) if keep_states and returned else None,
+            attentions=tuple(attentions) if keep_attentions else None,
+        )
+
+    def _wanted(self, hidden_states: bool | None, attentions: bool | None) -> tuple[bool, bool]:
+        """The two output flags, the config's where the caller gave none."""
+        states = self.config.output_hidden_states if hidden_states is None else hidden_states
+        probs = self.config.output_attentions if attentions is None else attentions
+        if probs and self.config._attn_implementation != "eager":
+            raise InputError(
+                f"attention probabilities need attn_implementation='eager', this model runs "
+                f"{self.config._attn_implementation!r}: model.set_attn_implementation('eager')"
+            )
+        return bool(states), bool(probs)
+
+    def _pack_entities(
+        self,
+        hidden: torch.Tensor,
+        ids: torch.Tensor | None,
+        embeds: torch.Tensor | None,
+        positions: torch.Tensor | None,
+        mask: torch.Tensor | None,
+    ) -> tuple[torch.Tensor | None, EntitySlots | None]:
+        """Entity states (batch, num_entities [+ 1 for CLS], entity_size) and their slots; None, None without any."""
+        batch, seq_len = hidden.shape[:2]
+        if ids is not None and embeds is not None:
+            raise InputError("give entity_ids or entity_embeds, not both")
+        if ids is not None:
+            embeds = self.entity_rows(ids)
+            mask = (ids != 0) if mask is None else mask
+        if embeds is None:
+            size, positions, mask = self.config.entity_size, None, None
+            embeds = hidden.new_zeros(batch, 0, size)
+        _check_entities(embeds, positions, mask, batch, seq_len, self.config.entity_size)
+        shape = embeds.shape[:2]
+        embeds = embeds.to(device=hidden.device, dtype=hidden.dtype)
+        positions = hidden.new_zeros(shape, dtype=torch.long) if positions is None else positions.long()
+        mask = hidden.new_ones(shape) if mask is None else mask.to(hidden.dtype)
+        if self.config.cls_entity:
+            embeds = torch.cat([embeds.new_zeros(batch, 1, embeds.shape[2]), embeds], dim=1)
+            positions = torch.cat([positions.new_zeros(batch, 1), positions], dim=1)
+            mask = torch.cat([mask.new_ones(batch, 1), mask], dim=1)
+        elif embeds.shape[1] == 0:
+            return None, None
+        row_starts = torch.arange(batch, device=hidden.device).unsqueeze(1) * seq_len
+        lowest = torch.finfo(hidden.dtype).min
+        bias = torch.zeros_like(mask).masked_fill(mask <= 0, lowest)[:, None, None, :]
+        slots = EntitySlots((positions + row_starts).flatten(), mask.unsqueeze(-1), bias)
+        return embeds, slots
+
+
+def _check_entities(
+    embeds: torch.Tensor,
+    positions: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    batch: int,
+    seq_len: int,
+    entity_size: int,
+) -> None:
+    """Shapes, and on the CPU the range of the positions (elsewhere the gather itself refuses them)."""
+    expected = (batch, embeds.shape[1] if embeds.dim() == 3 else -1)
+    if embeds.dim() != 3 or embeds.shape[0] != batch or embeds.shape[2] != entity_size:
+        raise InputError(
+            f"entity vectors have shape (batch, num_entities, entity_size) = ({batch}, num_entities, {entity_size}), "
+            f"got {tuple(embeds.shape)}"
+        )
+    for name, tensor in (("entity_positions", positions), ("entity_attention_mask", mask)):
+        if tensor is not None and tuple(tensor.shape) != expected:
+            raise InputError(f"{name} has shape (batch, num_entities) = {expected}, got {tuple(tensor.shape)}")
+    if positions is None:
+        if embeds.shape[1]:
+            raise InputError("entities need entity_positions: the word piece each of them sits on")
+        return
+    if torch.compiler.is_compiling() or positions.device.type != "cpu" or positions.numel() == 0:
+        return
+    outside = (positions < 0) | (positions >= seq_len)
+    if bool(outside.any()):
+        row, slot = outside.nonzero()[0].tolist()
+        raise InputError(
+            f"entity_positions lie in 0..{seq_len - 1} for {seq_len} word pieces, "
+            f"got {int(positions[row, slot])} at example {row}, entity {slot}"
+        )
