@@ -34,18 +34,14 @@ def without_duplicates(triples: np.ndarray) -> Filtered:
     return triples[~repeated], _tally(duplicate_triple=repeated)
 
 
-def with_relations(
-    triples: np.ndarray, *, allow: Sequence[int] | None = None, deny: Sequence[int] = ()
-) -> Filtered:
-    """Keeps triples whose relation row is allowed (`relation_not_allowed`) and not denied (`relation_denied`).
+def with_relations(triples: np.ndarray, *, allow: Sequence[int] | None = None, deny: Sequence[int] = ()) -> Filtered:
+    """Drops triples by relation row: not allowed (`relation_not_allowed`) or denied (`relation_denied`).
 
     allow: relation rows to keep; None keeps all of them.
     """
     triples = _as_triples(triples)
     relations = triples[:, 1]
-    outside = (
-        np.zeros(len(triples), bool) if allow is None else ~np.isin(relations, np.asarray(allow, np.int32))
-    )
+    outside = np.zeros(len(triples), bool) if allow is None else ~np.isin(relations, np.asarray(allow, np.int32))
     denied = np.isin(relations, np.asarray(deny, np.int32)) & ~outside
     return triples[~(outside | denied)], _tally(relation_not_allowed=outside, relation_denied=denied)
 
@@ -54,7 +50,7 @@ def without_facts(triples: np.ndarray, facts: np.ndarray, *, drop_head_relation:
     """The leak filter: drops from a graph what a test set asks for.
 
     Drops every triple joining the two entities of a fact, in either direction and by any relation
-    (`fact_pair`), and by default every triple with the head and the relation of a fact (`fact_head_relation`).
+    (`fact_pair`), and by default every triple with a fact's head and relation (`fact_head_relation`).
 
     triples: int, shape (n, 3): head, relation, tail rows.
     facts: int, shape (m, 3), as `fact_rows` makes them: entity row 0 or relation row -1 where the graph does
@@ -73,8 +69,8 @@ def fact_rows(
 ) -> tuple[np.ndarray, Counter[str]]:
     """Facts by name as rows, and how many of them name something the graph does not know.
 
-    No fact is left out: an unknown name becomes row 0 (entity, counted as `fact_unknown_entity`) or -1 (relation,
-    `fact_unknown_relation`), which `without_facts` understands.
+    No fact is left out: an unknown name becomes row 0 (entity, counted as `fact_unknown_entity`) or row -1
+    (relation, `fact_unknown_relation`), which `without_facts` understands.
 
     Returns: int32 of shape (m, 3), in the order of the facts, and the counts; a fact can count under both.
     """
@@ -103,9 +99,7 @@ def read_facts(path: str | Path) -> list[Triple]:
         for number, line in enumerate(lines, 1):
             names = line.rstrip("\r\n").split("\t")
             if len(names) != 3 or not all(names):
-                raise InputError(
-                    f"{path}:{number}: expected head<TAB>relation<TAB>tail, got {line.rstrip()[:80]!r}"
-                )
+                raise InputError(f"{path}:{number}: expected head<TAB>relation<TAB>tail, got {line.rstrip()[:80]!r}")
             facts.append(Triple(*names))
     return facts
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -51,16 +51,14 @@ ALIASES = pa.schema(
 class KnowledgeGraph:
     """Entities, relations, aliases and triples by row number.
 
-    entities: Arrow table (row, id, label, aliases, description, types, count); line i holds row i + 1, for row 0
+    entities: Arrow table (row, id, label, aliases, description, types, count); line i holds row i + 1, row 0
         is padding, "no entity".
     relations: Arrow table (row, id, label), rows 0 to num_relations - 1.
     aliases: Arrow table (alias, entity, prior); prior = p(entity | alias), the priors of one alias sum to 1.
     triples: int32, shape (num_triples, 3): head row, relation row, tail row.
     """
 
-    def __init__(
-        self, *, entities: pa.Table, relations: pa.Table, aliases: pa.Table, triples: np.ndarray
-    ) -> None:
+    def __init__(self, *, entities: pa.Table, relations: pa.Table, aliases: pa.Table, triples: np.ndarray) -> None:
         self.entities = entities.cast(ENTITIES)
         self.relations = relations.cast(RELATIONS)
         self.aliases = aliases.cast(ALIASES)
@@ -128,7 +126,7 @@ class KnowledgeGraph:
     def to_networkx(self) -> nx.MultiDiGraph:
         """The same graph for networkx, at about 1 kB an edge.
 
-        Nodes are entity ids with attributes label, description, types and count; edges are keyed by relation id.
+        Nodes are entity ids with attributes label, description, types and count; edges keyed by relation id.
         """
         import networkx as nx
 
@@ -136,7 +134,7 @@ class KnowledgeGraph:
         for entity in self.entities.select(["id", "label", "description", "types", "count"]).to_pylist():
             graph.add_node(entity.pop("id"), **entity)
         entities, relations = ["", *self.entity_vocab], self.relation_vocab.identifiers
-        edges = ((entities[h], entities[t], relations[r], {}) for h, r, t in self.triples.tolist())
+        edges: Any = ((entities[h], entities[t], relations[r], {}) for h, r, t in self.triples.tolist())
         graph.add_edges_from(edges)
         return graph
 
@@ -165,9 +163,7 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
 
 def _check_rows(name: str, column: pa.ChunkedArray, first: int) -> None:
     if not np.array_equal(column.to_numpy(), np.arange(first, first + len(column))):
-        raise InputError(
-            f"{name}: expected rows {first}, {first + 1}, … in order; run `ernie-kg {STAGE}` again"
-        )
+        raise InputError(f"{name}: expected rows {first}, {first + 1}, … in order; run `ernie-kg {STAGE}` again")
 
 
 def _check_range(table: str, column: str, rows: np.ndarray, bounds: tuple[int, int]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 
@@ -56,12 +56,24 @@ class Entity:
 
 @dataclass(slots=True)
 class RawGraph:
-    """A source opened by a reader: streams that are walked once, entities before triples.
+    """A source opened by a reader: streams that are walked once, the entities to their end before the triples.
 
+    entities: every entity a triple names, each id once.
+    triples: as the source has them; loops and duplicates are the stage's business.
+    relations: labels, where the source has them; any other relation takes its id for a label.
     dropped: filled while the streams are walked, by reason.
     """
 
     entities: Iterator[Entity]
-    relations: Iterator[Relation]
     triples: Iterator[Triple]
+    relations: Sequence[Relation] = ()
     dropped: Counter[str] = field(default_factory=Counter)
+
+
+def readable(identifier: str) -> str:
+    """What people read where nobody gave a label: the identifier with spaces for underscores.
+
+    >>> readable("New_York_City")
+    'New York City'
+    """
+    return " ".join(identifier.replace("_", " ").split()) or identifier

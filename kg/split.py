@@ -32,9 +32,7 @@ def split_of(key: str, *, seed: int, dev: float, test: float) -> SplitName:
         InputError: a share is negative, or both leave nothing for training.
     """
     _check_shares(dev, test, "dev")
-    digest = hashlib.blake2b(
-        key.encode("utf-8", "surrogatepass"), digest_size=8, key=f"split:{seed}".encode()
-    )
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8, key=f"split:{seed}".encode())
     place = int.from_bytes(digest.digest(), "big") / 2**64
     if place < test:
         return "test"
@@ -44,10 +42,10 @@ def split_of(key: str, *, seed: int, dev: float, test: float) -> SplitName:
 def split_triples(triples: np.ndarray, *, seed: int, valid: float, test: float) -> TripleSplit:
     """Holds out triples such that none can be read off the training triples.
 
-    Triples are held out by unordered entity pair: all triples joining two entities, in either direction and by
-    any relation, lie in one split. A pair is held out only while its entities and relations keep a training
-    triple, so no validation or test triple asks for a row that was never trained. The split depends on the set of
-    triples and the seed, not on their order.
+    Triples are held out by unordered entity pair: all triples joining two entities, in either direction and
+    by any relation, lie in one split. A pair is held out only while its entities and relations keep a
+    training triple, so no validation or test triple asks for a row that was never trained. The split depends on the
+    set of triples and the seed, not on their order.
 
     triples: int, shape (n, 3): head, relation, tail.
     valid, test: shares in [0, 1) of the triples; a share is not reached when too few pairs can be spared.
@@ -103,6 +101,4 @@ def _groups_by_pair(triples: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndar
 
 def _check_shares(dev: float, test: float, name: str) -> None:
     if dev < 0 or test < 0 or not dev + test < 1:
-        raise InputError(
-            f"expected shares {name} and test of at least 0 and below 1 together, got {dev} and {test}"
-        )
+        raise InputError(f"expected shares {name} and test of at least 0 and below 1 together, got {dev} and {test}")

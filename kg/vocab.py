@@ -32,13 +32,9 @@ class Vocabulary:
         self.what = what
         self._rows = {identifier: row for row, identifier in enumerate(self.identifiers, first_row)}
         if "" in self._rows:
-            raise InputError(
-                f"expected a name for every {what}, row {self._rows['']} has an empty id; name it"
-            )
+            raise InputError(f"expected a name for every {what}, row {self._rows['']} has an empty id; name it")
         if len(self._rows) != len(self.identifiers):
-            twice = next(
-                name for row, name in enumerate(self.identifiers, first_row) if self._rows[name] != row
-            )
+            twice = next(name for row, name in enumerate(self.identifiers, first_row) if self._rows[name] != row)
             raise InputError(f"expected every {what} id once, {twice!r} stands twice; keep one of them")
 
     @property
@@ -94,7 +90,7 @@ class Vocabulary:
         return f"; nearest: {', '.join(near)}" if near else ""
 
     def _candidates(self, identifier: str) -> list[str]:
-        """Names worth an edit distance: all of a small vocabulary, those with the same start in a large one."""
+        """Names worth an edit distance: all of a small vocabulary, those of the same start in a large one."""
         if len(self.identifiers) <= 20_000:
             return self.identifiers
         start = identifier[:2].lower()
