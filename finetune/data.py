@@ -19,11 +19,35 @@ from kg.errors import InputError
 
 if TYPE_CHECKING:
     from entity_linking.records import LinkedDocument
-    from ernie.tokenization import ErnieTokenizer
+    from ernie import ErnieTokenizer
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 Entities = Literal["given", "none"]
+
+
+def add_markers(tokenizer: ErnieTokenizer, spec: TaskSpec) -> int:
+    """Makes the task's marks special pieces of the tokenizer; returns how many were new."""
+    return tokenizer.fast_tokenizer.add_special_tokens(
+        {"extra_special_tokens": spec.marker_tokens}, replace_extra_special_tokens=False
+    )
+
+
+def read_entity_rows(vectors: Path) -> dict[str, int]:
+    """Entity id -> row of the vectors artifact's table: line i of its vocabulary.txt, from 1, is row i."""
+    open_artifact(vectors, stage="kg embed")
+    with (Path(vectors) / "vocabulary.txt").open(encoding="utf-8") as lines:
+        return {line.rstrip("\n"): row for row, line in enumerate(lines, start=1)}
+
+
+def read_linked_documents(linked: Path | None, examples: Sequence[Example]) -> dict[str, LinkedDocument] | None:
+    """The linked documents these examples lie in, by id; None without a `link` artifact."""
+    if linked is None:
+        return None
+    from entity_linking.annotate import read_linked
+
+    wanted = {example.document for example in examples}
+    return {document.id: document for document in read_linked(linked) if document.id in wanted}
 
 
 def load_examples(folder: Path, split: Split) -> list[Example]:
@@ -98,14 +122,15 @@ def encode_examples(
         texts.append(text)
         spans.append(moved)
     features = _encode(texts, spans, examples, tokenizer, max_length, counts)
+    marks = np.array(tokenizer.fast_tokenizer.convert_tokens_to_ids(spec.marker_tokens))
     for example, feature in zip(examples, features, strict=True):
         feature.update(_answer(example, spec, label_to_id, counts))
-    return features, counts
+        num_marks = 2 * sum(span.role in spec.markers for span in example.spans)
+        counts["examples_with_a_mark_cut_off"] += int(np.isin(feature["input_ids"], marks).sum()) < num_marks
+    return features, +counts
 
 
-def mark(
-    example: Example, *, spec: TaskSpec, links: Sequence[EntityLink] = ()
-) -> tuple[str, list[EntityLink]]:
+def mark(example: Example, *, spec: TaskSpec, links: Sequence[EntityLink] = ()) -> tuple[str, list[EntityLink]]:
     """The text with the marks of its spans put in, and the links moved along.
 
     `Kyiv is old` with a mention [0, 4) becomes `[ENT] Kyiv [/ENT] is old`, a link [0, 4) becomes [6, 10). A link still
@@ -146,8 +171,8 @@ def joined_links(
             "the linked shards come from another text, link the one the examples were made of"
         )
     found = [
-        EntityLink(start=k.start - first, end=k.end - first, entity=k.entity_id, score=k.score)
-        for k in document.links
+        EntityLink(start=k.start - first, end=k.end - first, entity=k.entity, score=k.score)
+        for k in document.mentions
         if k.start >= first and k.end <= first + len(example.text)
     ]
     free = [f for f in found if not any(f.start < own.end and own.start < f.end for own in example.links)]
@@ -155,13 +180,11 @@ def joined_links(
 
 
 def collate(features: Sequence[Mapping[str, Any]], *, pad_token_id: int) -> dict[str, torch.Tensor]:
-    """A padded batch: `ernie.collation.pad_batch` of the inputs, and `labels` as class rows or multi-hot floats."""
-    from ernie.collation import pad_batch
+    """A padded batch (`ernie.pad_batch`); `labels`, where given, are class rows or multi-hot floats."""
+    from ernie import pad_batch
 
-    batch = pad_batch([_inputs(feature) for feature in features], pad_token_id=pad_token_id)
-    if "labels" in features[0]:
-        batch["labels"] = torch.from_numpy(np.stack([np.asarray(f["labels"]) for f in features]))
-    return batch
+    inputs = [{name: value for name, value in f.items() if name != "num_unseen_labels"} for f in features]
+    return pad_batch(inputs, pad_token_id=pad_token_id)
 
 
 def lengths_of(features: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -195,7 +218,7 @@ def _encode(
     max_length: int,
     counts: Counter[str],
 ) -> list[dict[str, Any]]:
-    from ernie.tokenization import EntitySpan
+    from ernie import EntitySpan
 
     pairs = [example.text_pair or "" for example in examples]
     encodings = tokenizer.encode(
@@ -206,7 +229,8 @@ def _encode(
     )
     features = []
     for encoding in encodings:
-        counts.update(encoding.dropped)
+        counts.update({f"link_{reason}": count for reason, count in encoding.dropped.items()})
+        counts["examples_cut_by_max_length"] += encoding.kept is not None
         features.append(
             {
                 "input_ids": encoding.input_ids,
@@ -218,9 +242,7 @@ def _encode(
     return features
 
 
-def _answer(
-    example: Example, spec: TaskSpec, label_to_id: Mapping[str, int], counts: Counter[str]
-) -> dict[str, Any]:
+def _answer(example: Example, spec: TaskSpec, label_to_id: Mapping[str, int], counts: Counter[str]) -> dict[str, Any]:
     names = labels_of(example)
     unseen = [name for name in names if name not in label_to_id]
     counts.update("label_unseen_in_training" for _ in unseen)
@@ -233,7 +255,3 @@ def _answer(
     if example.label is None:
         return {}
     return {"labels": label_to_id.get(example.label, UNSEEN)}
-
-
-def _inputs(feature: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in feature.items() if name not in {"labels", "num_unseen_labels"}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 from finetune import metrics
 from finetune.data import collate, lengths_of
 from finetune.tasks import TaskSpec
+from finetune.tasks.schema import Example
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,3 +107,44 @@ def widen(predicted: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Predictions with as many columns as the gold labels: a label training never saw is never predicted."""
     extra = labels.shape[1] - predicted.shape[1]
     return np.pad(predicted, ((0, 0), (0, extra)))
+
+
+def primary_score(spec: TaskSpec) -> Callable[[np.ndarray, np.ndarray], float]:
+    """The task's primary metric as a function of (predicted, gold), for intervals."""
+    chosen: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+        "accuracy": metrics.accuracy,
+        "macro_f1": metrics.macro_f1,
+        "strict_accuracy": metrics.strict_accuracy,
+        "loose_micro_f1": lambda predicted, gold: metrics.loose_micro(predicted, gold).f1,
+        "loose_macro_f1": lambda predicted, gold: metrics.loose_macro(predicted, gold).f1,
+    }
+    return chosen[spec.primary_metric]
+
+
+def without_entities(feature: Mapping[str, Any]) -> dict[str, Any]:
+    """The feature with its entities taken away, its text and marks as they are."""
+    none = np.zeros(0, dtype=np.int64)
+    return {**feature, "entity_ids": none, "entity_positions": none}
+
+
+def prediction_records(
+    examples: Sequence[Example], logits: np.ndarray, *, names: Sequence[str], spec: TaskSpec
+) -> Iterator[dict[str, Any]]:
+    """One JSON object an example: id, what was predicted with its probabilities, and the gold answer where known.
+
+    Single label: `predicted` and the softmax `probability` of it. Several: `predicted` is a list, `probabilities`
+    holds the sigmoid of each.
+    """
+    for example, row in zip(examples, logits.astype(np.float64), strict=True):
+        record: dict[str, Any] = {"id": example.id}
+        if spec.multi_label:
+            chosen = np.flatnonzero(row > 0).tolist()
+            record["predicted"] = [names[label] for label in chosen]
+            record["probabilities"] = [round(float(1 / (1 + np.exp(-row[label]))), 6) for label in chosen]
+            gold = list(example.labels) if example.labels is not None else None
+        else:
+            best = int(row.argmax())
+            record["predicted"] = names[best]
+            record["probability"] = round(float(1 / np.exp(row - row[best]).sum()), 6)
+            gold = example.label
+        yield record if gold is None else {**record, "gold": gold}

@@ -1,7 +1,7 @@
 """Scores of predictions, on numpy alone.
 
-Single-label functions take class rows, shape (num_examples,), integers; a gold row of `UNSEEN` is a label training never
-saw: it can never be hit and counts as an error. Multi-label functions take boolean matrices, shape (num_examples,
+Single-label functions take class rows, shape (num_examples,), integers; a gold row of `UNSEEN` is a label training
+never saw: it can never be hit and counts as an error. Multi-label functions take boolean matrices, shape (num_examples,
 num_labels). All results lie in [0, 1]; no examples at all is refused.
 """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Protocol
 
 import numpy as np
@@ -79,7 +79,7 @@ def relation_drafts(
     table = RelationTable(graph)
     for document in documents:
         split = split_of(document.id, seed=seed, dev=dev, test=test)
-        links = [link for link in linker.link(document.text) if graph.entity_vocab.get(link.entity_id)]
+        links = [link for link in linker.link(document.text) if graph.entity_vocab.get(link.entity)]
         for window, first, second in linked_pairs(document.text, links, window_sentences):
             found = directed(first, second, document, graph, table, seed=seed, dropped=dropped)
             if found is None:
@@ -99,7 +99,7 @@ def linked_pairs(text: str, links: Sequence[Link], window_sentences: int) -> Ite
     for window in sentence_windows(text, window_sentences):
         inside = [link for link in links if link.start >= window.start and link.end <= window.end]
         for first, second in combinations(inside, 2):
-            pair = frozenset((first.entity_id, second.entity_id))
+            pair = frozenset((first.entity, second.entity))
             if len(pair) == 2 and pair not in seen:
                 seen.add(pair)
                 yield window, first, second
@@ -112,7 +112,7 @@ def sentence_windows(text: str, size: int) -> list[Window]:
     """
     ends = [found.end() for found in SENTENCE_END.finditer(text)]
     bounds = [0, *[end for end in ends if end < len(text)], len(text)]
-    sentences = [Window(a, b) for a, b in zip(bounds, bounds[1:], strict=False) if text[a:b].strip()]
+    sentences = [Window(a, b) for a, b in pairwise(bounds) if text[a:b].strip()]
     last = max(len(sentences) - size, 0)
     windows = [Window(sentences[n].start, sentences[min(n + size, len(sentences)) - 1].end) for n in range(last + 1)]
     return [_stripped(text, window) for window in windows] if sentences else []
@@ -129,10 +129,10 @@ def directed(
     dropped: Counter[str],
 ) -> tuple[Link, str, Link] | None:
     """(head, label, tail): the pair in the direction of its triple, or in a drawn one with `no_relation`."""
-    order = stable_order(f"{document.id}\n{first.entity_id}\n{second.entity_id}", seed=seed)
+    order = stable_order(f"{document.id}\n{first.entity}\n{second.entity}", seed=seed)
     head, tail = (first, second) if order[0] % 2 else (second, first)
     for one, other in ((head, tail), (tail, head)):
-        rows = table.between(graph.entity_vocab.get(one.entity_id), graph.entity_vocab.get(other.entity_id))
+        rows = table.between(graph.entity_vocab.get(one.entity), graph.entity_vocab.get(other.entity))
         if len(rows) > 1:
             dropped["several_relations"] += 1
             return None
@@ -147,14 +147,14 @@ def _draft(document: Document, part: Window, head: Link, label: str, tail: Link,
         for link, role in ((head, "head"), (tail, "tail"))
     ]
     links = [
-        EntityLink(start=span.start, end=span.end, entity=link.entity_id, score=link.score)
+        EntityLink(start=span.start, end=span.end, entity=link.entity, score=link.score)
         for span, link in zip(spans, (head, tail), strict=True)
     ]
-    fact = None if label == NO_RELATION else Triple(head.entity_id, label, tail.entity_id)
-    pair = "\t".join(sorted((head.entity_id, tail.entity_id)))
+    fact = None if label == NO_RELATION else Triple(head.entity, label, tail.entity)
+    pair = "\t".join(sorted((head.entity, tail.entity)))
     return Draft(
         example=Example(
-            id=f"relation:{document.id}:{head.entity_id}:{tail.entity_id}",
+            id=f"relation:{document.id}:{head.entity}:{tail.entity}",
             text=document.text[part.start : part.end],
             document=document.id,
             offset=part.start,

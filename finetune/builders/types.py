@@ -36,10 +36,10 @@ def type_drafts(
         split = split_of(document.id, seed=seed, dev=dev, test=test)
         seen: set[str] = set()
         for link in linker.link(document.text):
-            row = graph.entity_vocab.get(link.entity_id)
-            if not row or link.entity_id in seen:
+            row = graph.entity_vocab.get(link.entity)
+            if not row or link.entity in seen:
                 continue
-            seen.add(link.entity_id)
+            seen.add(link.entity)
             names = types[row]
             if not names or (len(names) > 1 and not multi_label):
                 dropped["several_types" if names else "no_type"] += 1
@@ -50,12 +50,12 @@ def type_drafts(
                 continue
             start, end = link.start - part.start, link.end - part.start
             example = Example(
-                id=f"type:{document.id}:{link.entity_id}",
+                id=f"type:{document.id}:{link.entity}",
                 text=document.text[part.start : part.end],
                 document=document.id,
                 offset=part.start,
                 spans=(Span(start=start, end=end),),
-                links=(EntityLink(start=start, end=end, entity=link.entity_id, score=link.score),),
+                links=(EntityLink(start=start, end=end, entity=link.entity, score=link.score),),
                 label=None if multi_label else names[0],
                 labels=names if multi_label else None,
             )

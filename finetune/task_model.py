@@ -1,0 +1,169 @@
+"""A task's model folder: the classifier and its tokenizer as `save_pretrained` writes them, and `task.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from transformers import AutoConfig, BertConfig
+
+import ernie
+from ernie.modeling import ErniePreTrainedModel
+from ernie.training.reproducibility import isolated_randomness
+from finetune.data import Entities, add_markers
+from finetune.tasks import TASKS, TaskSpec
+from kg.artifact import open_artifact, read_manifest
+from kg.errors import InputError
+
+STAGES = ("finetune run", "finetune distill")
+TASK_FILE = "task.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskModel:
+    """A fine-tuned model and what is needed to use it.
+
+    label_to_id: label name -> row of the logits. max_length: word pieces it was trained with. entities: whether it
+        was given linked entities.
+    """
+
+    model: ErniePreTrainedModel
+    tokenizer: ernie.ErnieTokenizer
+    spec: TaskSpec
+    label_to_id: dict[str, int]
+    max_length: int
+    entities: Entities
+
+
+def build_classifier(
+    folder: Path,
+    *,
+    spec: TaskSpec,
+    tokenizer: ernie.ErnieTokenizer,
+    label_to_id: Mapping[str, int],
+    entity_size: int,
+    seed: int,
+) -> ErniePreTrainedModel:
+    """A classifier with fresh head on a pretrained encoder; the task's marks are added to tokenizer and embeddings.
+
+    folder: a pretrained ERNIE, or a plain BERT, whose knowledge layers then start fresh. seed: of all that starts
+    fresh; torch's global generator is left as it was.
+
+    Raises:
+        InputError: no model folder, a model of another kind, or one whose head was trained for other labels.
+    """
+    config = _config(folder, spec, label_to_id, entity_size)
+    add_markers(tokenizer, spec)
+    model_class = getattr(ernie, spec.model_class_name)
+    with isolated_randomness(seed), _quiet():
+        model = model_class.from_pretrained(folder, config=config, dtype=torch.float32)
+        if len(tokenizer.fast_tokenizer) > model.config.vocab_size:
+            model.resize_token_embeddings(len(tokenizer.fast_tokenizer), mean_resizing=False)
+    return model
+
+
+def save_task_model(
+    folder: Path,
+    *,
+    model: ErniePreTrainedModel,
+    tokenizer: ernie.ErnieTokenizer,
+    spec: TaskSpec,
+    max_length: int,
+    entities: Entities,
+) -> None:
+    """Writes config, weights, tokenizer files and task.json; labels are in the config's id2label."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    task = {
+        "task": spec.name,
+        "problem_type": spec.problem_type,
+        "primary_metric": spec.primary_metric,
+        "markers": spec.markers,
+        "max_length": max_length,
+        "entities": entities,
+    }
+    (Path(folder) / TASK_FILE).write_bytes(orjson.dumps(task, option=orjson.OPT_INDENT_2))
+
+
+def load_task_model(folder: Path, entity_rows: Mapping[str, int]) -> TaskModel:
+    """Reads what `save_task_model` wrote in an artifact of `finetune run` or `finetune distill`.
+
+    entity_rows: as `data.read_entity_rows` gives them; empty for use without entities. Attach an entity table to the
+    model before giving it entities.
+    """
+    stage = read_manifest(folder).stage if (Path(folder) / "manifest.json").exists() else STAGES[0]
+    open_artifact(folder, stage=stage if stage in STAGES else STAGES[0])
+    spec, max_length, entities = read_task(folder)
+    model = getattr(ernie, spec.model_class_name).from_pretrained(folder, dtype=torch.float32)
+    return TaskModel(
+        model=model,
+        tokenizer=ernie.ErnieTokenizer.from_pretrained(folder, entity_rows),
+        spec=spec,
+        label_to_id={name: row for row, name in model.config.id2label.items()},
+        max_length=max_length,
+        entities=entities,
+    )
+
+
+def read_task(folder: Path) -> tuple[TaskSpec, int, Entities]:
+    """The task of a model folder, the length it was trained with, and whether it was given entities."""
+    task: dict[str, Any] = orjson.loads((Path(folder) / TASK_FILE).read_bytes())
+    if task["task"] not in TASKS:
+        raise InputError(f"{folder}/{TASK_FILE}: unknown task {task['task']!r}; there are {sorted(TASKS)}")
+    spec = dataclasses.replace(
+        TASKS[task["task"]],
+        problem_type=task["problem_type"],
+        primary_metric=task["primary_metric"],
+        markers={role: tuple(pair) for role, pair in task["markers"].items()},
+    )
+    return spec, task["max_length"], task["entities"]
+
+
+def _config(folder: Path, spec: TaskSpec, label_to_id: Mapping[str, int], entity_size: int) -> ernie.ErnieConfig:
+    if not (Path(folder) / "config.json").is_file():
+        raise InputError(f"{folder}: no config.json; expected a model folder, make one with `ernie-kg pretrain run`")
+    config = AutoConfig.from_pretrained(folder)
+    if isinstance(config, BertConfig):
+        config = ernie.ErnieConfig.from_bert(config, entity_size=entity_size)
+    if not isinstance(config, ernie.ErnieConfig):
+        raise InputError(f"{folder} holds a {config.model_type!r} model; expected ernie-kg or bert")
+    _check_head(folder, config, label_to_id)
+    config.id2label = {row: name for name, row in label_to_id.items()}
+    config.label2id = dict(label_to_id)
+    config.problem_type = spec.problem_type  # pyrefly: ignore[bad-assignment]
+    return config
+
+
+def _check_head(folder: Path, config: ernie.ErnieConfig, label_to_id: Mapping[str, int]) -> None:
+    """A head that was trained for other labels would be read as one for these, row by row."""
+    heads = {spec.model_class_name for spec in TASKS.values()} | {"ErnieForSequenceClassification"}
+    if not heads & set(config.architectures or ()):
+        return
+    known = {name: row for row, name in (config.id2label or {}).items()}
+    if known == dict(label_to_id):
+        return
+    odd = sorted(known.keys() ^ label_to_id.keys())
+    raise InputError(
+        f"{folder}: the model's head was trained for {len(known)} labels, these examples have {len(label_to_id)}, "
+        f"different ones are {', '.join(map(repr, odd[:3])) or 'in another order'}; start from the pretrained model"
+    )
+
+
+class _quiet:
+    """Keeps transformers from reporting the head that starts fresh, which is what is meant."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging
+
+        self._before = logging.get_verbosity()
+        logging.set_verbosity_error()
+
+    def __exit__(self, *_: object) -> None:
+        from transformers.utils import logging
+
+        logging.set_verbosity(self._before)
