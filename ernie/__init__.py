@@ -1,4 +1,7 @@
-"""The model: text and knowledge in one encoder. Importing registers model type `ernie-kg` with transformers' Auto classes."""
+"""The model: text and knowledge in one encoder.
+
+Importing registers model type `ernie-kg` with transformers' Auto classes.
+"""
 
 from transformers import (
     AutoConfig,

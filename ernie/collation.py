@@ -20,9 +20,9 @@ def pad_batch(features: Sequence[Feature], *, pad_token_id: int) -> dict[str, to
     """Pad each input of INPUTS to the longest of the batch, along word pieces or entities.
 
     features: one mapping an example, all with the same keys; arrays (or lists) without batch dimension. Added where
-    absent: attention_mask, 1 at a real word piece, and, with entities, entity_attention_mask, 1 at an entity whose id is
-    not 0 (a removed entity keeps its slot, its position and its label). A single number, or an array of floats, under
-    `labels` is the example's own label: it is stacked, not padded.
+    absent: attention_mask, 1 at a real word piece, and, with entities, entity_attention_mask, 1 at an entity whose id
+    is not 0 (a removed entity keeps its slot, its position and its label). A single number, or an array of floats,
+    under `labels` is the example's own label: it is stacked, not padded.
 
     Example: lengths 2 and 3 of input_ids give (2, 3); no entity anywhere gives entity_ids of shape (2, 0).
     """

@@ -57,8 +57,8 @@ class Encoding:
 class ErnieTokenizer:
     """A fast tokenizer that also places entities.
 
-    An entity sits on the first word piece of its mention (the paper's alignment), found by the tokenizer's own character
-    map: exact through punctuation, quotes, brackets, CJK, emoji and combining marks. Special pieces that mark mentions
+    An entity sits on the first word piece of its mention (the paper's alignment), found by the tokenizer's own map of
+    characters: exact through punctuation, quotes, brackets, CJK, emoji and combining marks. Special pieces that mark mentions
     are the caller's: add them to `fast_tokenizer` and to the text.
     """
 
