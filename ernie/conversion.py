@@ -128,10 +128,12 @@ def ernie_from_bert(
 
     folder: config.json of model_type bert, with model.safetensors or pytorch_model.bin; with or without MLM and NSP
     heads. layer_types: None = the paper's proportions. settings: further fields of ErnieConfig. Token-side weights are
-    the BERT's; knowledge parts and absent pooler or heads start fresh (N(0, initializer_range), biases 0) from torch's global
-    random state; the MLM decoder is the word embedding.
+    the BERT's; knowledge parts and absent pooler or heads start fresh (N(0, initializer_range), biases 0) from
+    torch's global random state; the MLM decoder is the word embedding.
 
-    Biases are 0 and vectors raw, so a fresh ERNIE starts near the BERT, nearer still where no entity is.
+    A fresh ERNIE starts near its BERT: on MiniLM-L6 and Wikipedia paragraphs the cosine of token states is 0.999 without
+    entities and 0.994 with eight of them, but 0.95 at the entities' own pieces and 0.97 at [CLS] (LayerNorm_ent lifts a
+    fresh entity state to norm sqrt(entity_size), whatever the vector's was): warm the learning rate up.
     """
     path = Path(folder)
     if not (path / "config.json").is_file():

@@ -176,7 +176,8 @@ class ErnieModel(ErniePreTrainedModel):
 
         given = entity_ids is not None or entity_embeds is not None
         first = 1 if self.config.cls_entity else 0
-        returned = [e[:, first:] for e in entity_states if e is not None] if given else []
+        none = hidden.new_zeros(hidden.shape[0], 0, self.config.entity_size)
+        returned = [none if e is None else e[:, first:] for e in entity_states] if given else []
         return ErnieModelOutput(
             last_hidden_state=hidden,
             entity_last_hidden_state=returned[-1] if returned else None,

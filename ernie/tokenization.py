@@ -58,8 +58,8 @@ class ErnieTokenizer:
     """A fast tokenizer that also places entities.
 
     An entity sits on the first word piece of its mention (the paper's alignment), found by the tokenizer's own map of
-    characters: exact through punctuation, quotes, brackets, CJK, emoji and combining marks. Special pieces that mark mentions
-    are the caller's: add them to `fast_tokenizer` and to the text.
+    characters: exact through punctuation, quotes, brackets, CJK, emoji and combining marks. Special pieces that mark
+    mentions are the caller's: add them to `fast_tokenizer` and to the text.
     """
 
     def __init__(self, fast_tokenizer: PreTrainedTokenizerBase, entity_rows: Mapping[str, int]) -> None:
