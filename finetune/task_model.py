@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ def save_task_model(
     entities: Entities,
 ) -> None:
     """Writes config, weights, tokenizer files and task.json; labels are in the config's id2label."""
-    model.save_pretrained(folder)
+    with _quiet():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     task = {
         "task": spec.name,
@@ -99,7 +101,8 @@ def load_task_model(folder: Path, entity_rows: Mapping[str, int]) -> TaskModel:
     stage = read_manifest(folder).stage if (Path(folder) / "manifest.json").exists() else STAGES[0]
     open_artifact(folder, stage=stage if stage in STAGES else STAGES[0])
     spec, max_length, entities = read_task(folder)
-    model = getattr(ernie, spec.model_class_name).from_pretrained(folder, dtype=torch.float32)
+    with _quiet():
+        model = getattr(ernie, spec.model_class_name).from_pretrained(folder, dtype=torch.float32)
     return TaskModel(
         model=model,
         tokenizer=ernie.ErnieTokenizer.from_pretrained(folder, entity_rows),
@@ -154,16 +157,17 @@ def _check_head(folder: Path, config: ernie.ErnieConfig, label_to_id: Mapping[st
     )
 
 
-class _quiet:
-    """Keeps transformers from reporting the head that starts fresh, which is what is meant."""
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers from reporting the head that starts fresh, which is what is meant, and from its own bars."""
+    from transformers.utils import logging
 
-    def __enter__(self) -> None:
-        from transformers.utils import logging
-
-        self._before = logging.get_verbosity()
-        logging.set_verbosity_error()
-
-    def __exit__(self, *_: object) -> None:
-        from transformers.utils import logging
-
-        logging.set_verbosity(self._before)
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
