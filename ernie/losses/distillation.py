@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -302,3 +302,31 @@ def _same_shape(what: str, student: Tensor, teacher: Tensor) -> None:
             f"{what} of student and teacher must have one shape, but are {tuple(student.shape)} and "
             f"{tuple(teacher.shape)}; broadcasting would train silently wrong"
         )
+
+
+def record_features(encoder: nn.Module, inputs: Mapping[str, Tensor], *, layers: Sequence[int]) -> Features:
+    """One forward pass of a BERT-shaped encoder (`transformers.BertModel`, `ErnieModel`), its inside kept.
+
+    layers: the layers, 1-based, whose queries, keys and values are wanted; the others' entries are empty tensors.
+    Gradients flow unless the caller forbids them.
+    """
+    stack: Any = encoder.get_submodule("encoder.layer")
+    kept = {name: [torch.empty(0)] * len(stack) for name in ("query", "key", "value")}
+    handles = []
+    for row in {layer - 1 for layer in layers}:
+        for name, outputs in kept.items():
+            part = stack[row].attention.self.get_submodule(name)
+            handles.append(part.register_forward_hook(_keeper(outputs, row)))
+    try:
+        hidden = encoder(**inputs, output_hidden_states=True).hidden_states
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Features(hidden=hidden, queries=kept["query"], keys=kept["key"], values=kept["value"])
+
+
+def _keeper(outputs: list[Tensor], row: int) -> Any:
+    def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        outputs[row] = output
+
+    return keep
