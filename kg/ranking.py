@@ -1,0 +1,148 @@
+"""Filtered link prediction: the rank of the true entity among all that would not make another true triple.
+
+A rank has three readings when scores tie: optimistic (the true entity first among equals), pessimistic (last) and
+realistic (their mean, Berrendorf et al. 2020). A scorer that gives every entity the same score must look as bad as
+it is, so figures are realistic unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SIDES = ("tail", "head")
+HITS = (1, 3, 10)
+SCORES_AT_ONCE = 1 << 24  # floats of one score matrix: 64 MB
+
+Scorer = Callable[[Tensor, int], Tensor]
+"""(triples (n, 3), side) -> scores (n, num_entities + 1) of every entity row in place of the tail (side 0) or the
+head (side 1); larger is better, column 0 is ignored."""
+
+
+class KnownAnswers:
+    """The true answers to each question (head, relation, ?) and (?, relation, tail), in sorted flat arrays."""
+
+    def __init__(self, triples: np.ndarray, *, num_relations: int) -> None:
+        """triples: (n, 3) of any integer type: everything held true (training, validation and test)."""
+        triples = np.asarray(triples, dtype=np.int64).reshape(-1, 3)
+        self._num_relations = max(num_relations, 1)
+        questions = np.concatenate([self._question(triples, side) for side in (0, 1)])
+        order = np.argsort(questions, kind="stable")
+        self._answers = np.concatenate([triples[:, 2], triples[:, 0]])[order]
+        self._questions, self._starts = np.unique(questions[order], return_index=True)
+        self._starts = np.append(self._starts, len(questions))
+
+    def of(self, triples: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+        """(position in `triples`, answering entity row) of every known answer to their questions."""
+        if len(self._questions) == 0:
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        asked = self._question(np.asarray(triples, dtype=np.int64), side)
+        place = np.searchsorted(self._questions, asked).clip(max=len(self._questions) - 1)
+        found = self._questions[place] == asked
+        counts = np.where(found, self._starts[place + 1] - self._starts[place], 0)
+        which = np.repeat(np.arange(len(counts)), counts)
+        within = np.arange(len(which)) - np.repeat(counts.cumsum() - counts, counts)
+        return which, self._answers[self._starts[place][which] + within]
+
+    def _question(self, triples: np.ndarray, side: int) -> np.ndarray:
+        entity = triples[:, 0 if side == 0 else 2]
+        return (entity * self._num_relations + triples[:, 1]) * 2 + side
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Ranks from 1, shape (num_triples, 2): column 0 for the tail, column 1 for the head."""
+
+    optimistic: np.ndarray
+    pessimistic: np.ndarray
+
+    def of(self, ties: str = "realistic") -> np.ndarray:
+        """Ranks as floats under `ties`: optimistic, realistic or pessimistic."""
+        readings = {
+            "optimistic": self.optimistic,
+            "realistic": (self.optimistic + self.pessimistic) / 2,
+            "pessimistic": self.pessimistic,
+        }
+        return readings[ties].astype(np.float64)
+
+    def metrics(self, ties: str = "realistic") -> dict[str, float]:
+        """mrr, hits@1, hits@3, hits@10 (in [0, 1]) and mean_rank over both sides.
+
+        Raises:
+            ValueError: there is no rank to average.
+        """
+        ranks = self.of(ties).reshape(-1)
+        if ranks.size == 0:
+            raise ValueError("no triple was ranked, so there is no mean to report")
+        figures = {"mrr": float((1.0 / ranks).mean())}
+        figures |= {f"hits@{k}": float((ranks <= k).mean()) for k in HITS}
+        return figures | {"mean_rank": float(ranks.mean())}
+
+    def select(self, rows: np.ndarray) -> Ranks:
+        """The ranks of some triples; rows: a mask or positions."""
+        return Ranks(self.optimistic[rows], self.pessimistic[rows])
+
+
+def rank_triples(
+    triples: np.ndarray,
+    score: Scorer,
+    known: KnownAnswers,
+    *,
+    batch_size: int = 128,
+    on_batch: Callable[[int], None] = lambda triples: None,
+) -> Ranks:
+    """Filtered ranks of both sides of each triple.
+
+    batch_size: triples scored at once, each a row of num_entities + 1 floats (`fitting_batch_size`). A candidate
+    whose score is NaN counts as better than the true entity. `on_batch` gets the number of triples of each batch.
+
+    Raises:
+        ValueError: the score of a true triple is NaN.
+    """
+    triples = np.asarray(triples, dtype=np.int64).reshape(-1, 3)
+    better, equal = (np.zeros((len(triples), 2), dtype=np.int64) for _ in range(2))
+    for start in range(0, len(triples), batch_size):
+        batch = triples[start : start + batch_size]
+        for side in (0, 1):
+            scores = score(torch.from_numpy(batch), side)
+            found = slice(start, start + len(batch)), side
+            better[found], equal[found] = _compare(batch, scores, known, side)
+        on_batch(len(batch))
+    return Ranks(better + 1, better + equal + 1)
+
+
+def fitting_batch_size(num_entities: int) -> int:
+    """How many triples to rank at once so that their score matrix stays within 64 MB."""
+    return max(1, SCORES_AT_ONCE // (num_entities + 1))
+
+
+def _compare(batch: np.ndarray, scores: Tensor, known: KnownAnswers, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """How many unfiltered candidates beat, and how many tie with, each true entity."""
+    target = torch.from_numpy(batch[:, 2 if side == 0 else 0])
+    truth = scores.gather(1, target.unsqueeze(1))
+    if torch.isnan(truth).any():
+        raise ValueError("the score of a true triple is NaN; the vectors it was computed from are damaged")
+    which, answer = known.of(batch, side)
+    ignored = torch.zeros(scores.shape, dtype=torch.bool)
+    ignored[torch.from_numpy(which), torch.from_numpy(answer)] = True
+    ignored[:, 0] = True
+    ignored.scatter_(1, target.unsqueeze(1), True)
+    not_worse = ~(scores < truth) & ~ignored
+    equal = (scores == truth) & ~ignored
+    ties = equal.sum(1)
+    return (not_worse.sum(1) - ties).numpy(), ties.numpy()
+
+
+def metrics_by_relation(triples: np.ndarray, ranks: Ranks) -> list[dict[str, float]]:
+    """Realistic metrics of each relation that occurs, the most frequent first; `relation` is its row."""
+    relations, counts = np.unique(np.asarray(triples)[:, 1], return_counts=True)
+    order = np.lexsort((relations, -counts))
+    return [
+        {"relation": int(relations[i]), "num_triples": int(counts[i])}
+        | ranks.select(np.asarray(triples)[:, 1] == relations[i]).metrics()
+        for i in order
+    ]
