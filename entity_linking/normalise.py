@@ -29,6 +29,9 @@ SPACE, WORD, SINGLE, NEWLINE, APOSTROPHE = range(5)
 WORD: letters, digits and their marks. SINGLE: a token of its own (punctuation, symbols, ideographs, kana).
 NEWLINE: a space; two of them end a span. APOSTROPHE: inside a word a part of it, elsewhere a token of its own."""
 
+UPPER, LOWER, NUMBER = 1, 2, 3
+"""Shapes of original code points; every other is 0. UPPER holds title case too."""
+
 QUOTES = {"'": "‘’‚‛′ʼʹ`´＇", '"': "“”„‟″«»＂"}
 DASHES = {"-": "‐‑‒–−﹣－", "—": "―"}
 UNIFIED = {variant: plain for plain, variants in (QUOTES | DASHES).items() for variant in variants}
@@ -117,12 +120,12 @@ def class_table() -> npt.NDArray[np.uint8]:
 
 
 @cache
-def case_table() -> npt.NDArray[np.uint8]:
-    """Case of every original code point, uint8 (1114112,): 1 upper or title case, 2 lower case, 0 neither."""
+def shape_table() -> npt.NDArray[np.uint8]:
+    """Shape of every original code point, uint8 (1114112,): UPPER, LOWER, NUMBER or 0."""
+    shapes = {"Lu": UPPER, "Lt": UPPER, "Ll": LOWER, "Nd": NUMBER, "Nl": NUMBER, "No": NUMBER}
     table = np.zeros(NUM_CODE_POINTS, dtype=np.uint8)
     for code in _looked_up():
-        category = unicodedata.category(chr(code))
-        table[code] = 1 if category in ("Lu", "Lt") else 2 if category == "Ll" else 0
+        table[code] = shapes.get(unicodedata.category(chr(code)), 0)
     table.setflags(write=False)
     return table
 
@@ -179,7 +182,7 @@ def _is_invisible(character: str) -> bool:
 
 
 def _class_of(character: str) -> int:
-    if character in "\n\r\v\f\x85\u2028\u2029":
+    if character in "\n\v\f\x85\u2028\u2029":
         return NEWLINE
     if character == "'":
         return APOSTROPHE

@@ -1,0 +1,182 @@
+"""The aliases of a graph by what they read like: one key for every folded form, found by the hash of its tokens."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from entity_linking.normalise import Flags, Ints
+from entity_linking.policy import ACRONYM_LENGTH, FUNCTION_WORDS, numerals, plural
+from entity_linking.tokens import LONGEST_TOKEN, Hashes, Tokens, mix, tokenise
+
+Keys = npt.NDArray[np.int32]
+
+MAX_TOKENS = 16
+"""Aliases with more tokens are left out."""
+STEP = np.uint64(0xD6E8FEB86659FD93)
+ALIASES_AT_ONCE = 50_000
+NO_KEY = -1
+
+
+@dataclass(frozen=True, slots=True)
+class AliasTable:
+    """Every spelling of a graph's aliases with its key, and the keys' hashes.
+
+    A key's hash is a chain over its tokens: g_1 = mix(h_1), g_k = mix(g_{k-1} * STEP + h_k); a prefix of a key is a
+    start of that chain.
+
+    prefixes: uint64 (num_prefixes,), sorted: the hash of every prefix of every key.
+    prefix_key: int32 (num_prefixes,): the key a prefix is, `NO_KEY` where it is only the start of longer ones.
+    key_capitals: int (num_keys,): the least number of capitalised tokens a spelling of the text must have.
+    key_acronym, key_function: bool (num_keys,): asks for capitals throughout; is made of function words only.
+    spelling_key: int32 (num_spellings,): key of each spelling, `NO_KEY` where it was left out.
+    spelling_source: int (num_spellings,): index of the alias a spelling comes from (itself, or the singular).
+    spelling_capitals, spelling_acronym: as for keys.
+    dropped: aliases left out, by reason.
+    """
+
+    prefixes: Hashes
+    prefix_key: Keys
+    key_capitals: Ints
+    key_acronym: Flags
+    key_function: Flags
+    spelling_key: Keys
+    spelling_source: Ints
+    spelling_capitals: Ints
+    spelling_acronym: Flags
+    dropped: Counter[str]
+
+    @property
+    def num_keys(self) -> int:
+        return len(self.key_capitals)
+
+    @classmethod
+    def from_aliases(cls, aliases: Sequence[str], *, numbers: bool = False, plurals: bool = True) -> AliasTable:
+        """Builds the table of distinct alias strings; both switches as in `AliasMatcher.from_graph`."""
+        derived = [(i, form) for i, alias in enumerate(aliases) if (form := plural(alias))] if plurals else []
+        spellings = [*aliases, *(form for _, form in derived)]
+        source = np.array([*range(len(aliases)), *(i for i, _ in derived)], dtype=np.int64)
+        parts = [
+            _read(tokenise(spellings[low : low + ALIASES_AT_ONCE]), numbers=numbers)
+            for low in range(0, max(len(spellings), 1), ALIASES_AT_ONCE)
+        ]
+        chains = np.concatenate([part.chains for part in parts])
+        sizes = np.concatenate([part.sizes for part in parts])
+        reasons = np.concatenate([part.reasons for part in parts])
+        capitals = np.concatenate([part.capitals for part in parts])
+        acronym = np.concatenate([part.acronym for part in parts])
+        function = np.concatenate([part.function for part in parts])
+        kept = np.flatnonzero(reasons == KEPT)
+        finals, inverse = np.unique(chains[kept, sizes[kept] - 1], return_inverse=True)
+        prefixes = np.unique(chains[kept][np.arange(MAX_TOKENS) < sizes[kept, None]])
+        prefix_key = np.full(len(prefixes), NO_KEY, dtype=np.int32)
+        prefix_key[np.searchsorted(prefixes, finals)] = np.arange(len(finals), dtype=np.int32)
+        spelling_key = np.full(len(spellings), NO_KEY, dtype=np.int32)
+        spelling_key[kept] = inverse
+        key_capitals = np.full(len(finals), MAX_TOKENS + 1, dtype=np.int64)
+        np.minimum.at(key_capitals, inverse, capitals[kept])
+        key_acronym, key_function = np.ones((2, len(finals)), dtype=bool)
+        np.logical_and.at(key_acronym, inverse, acronym[kept])
+        np.logical_and.at(key_function, inverse, function[kept])
+        given = Counter(REASONS[code] for code in reasons[: len(aliases)].tolist() if code != KEPT)
+        return cls(
+            prefixes=prefixes,
+            prefix_key=prefix_key,
+            key_capitals=key_capitals,
+            key_acronym=key_acronym,
+            key_function=key_function,
+            spelling_key=spelling_key,
+            spelling_source=source,
+            spelling_capitals=capitals,
+            spelling_acronym=acronym,
+            dropped=given,
+        )
+
+    def find(self, hashes: Hashes) -> tuple[Flags, Keys]:
+        """Which chain hashes are prefixes of keys, and the key each is (`NO_KEY` for none)."""
+        if not len(self.prefixes):
+            return np.zeros(len(hashes), dtype=bool), np.full(len(hashes), NO_KEY, dtype=np.int32)
+        at = np.minimum(np.searchsorted(self.prefixes, hashes), len(self.prefixes) - 1)
+        known = self.prefixes[at] == hashes
+        return known, np.where(known, self.prefix_key[at], NO_KEY)
+
+
+REASONS = (
+    "",
+    "alias_without_word",
+    "alias_too_long",
+    "alias_with_empty_line",
+    "alias_number",
+    "alias_one_letter",
+    "alias_function_word",
+)
+KEPT = 0
+
+
+def chain(hashes: Hashes, token: Hashes) -> Hashes:
+    """The chain hash one token on."""
+    return mix(hashes * STEP + token)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """Spellings read: chain hashes (n, MAX_TOKENS), and by spelling: tokens, reason against, capitals, flags."""
+
+    chains: Hashes
+    sizes: Ints
+    reasons: npt.NDArray[np.uint8]
+    capitals: Ints
+    acronym: Flags
+    function: Flags
+
+
+def _read(tokens: Tokens, *, numbers: bool) -> _Read:
+    count = tokens.num_documents
+    sizes = np.bincount(tokens.document, minlength=count)
+    starts = np.cumsum(sizes) - sizes
+
+    def total(flags: Flags) -> Ints:
+        return np.bincount(tokens.document[flags], minlength=count)
+
+    words = total(tokens.is_word)
+    capitals = total(tokens.has_upper)
+    numeral = tokens.is_word & (tokens.is_number | np.isin(tokens.hash, _hashes(tuple(numerals()))))
+    function = total(tokens.is_word & np.isin(tokens.hash, _hashes(tuple(sorted(FUNCTION_WORDS))))) == words
+    single = sizes == 1
+    length = np.bincount(tokens.document, tokens.length, minlength=count)
+    inner_break = tokens.breaks.copy()
+    inner_break[starts[sizes > 0]] = False
+    reasons = np.zeros(count, dtype=np.uint8)
+    rules = (
+        ("alias_function_word", function & (capitals == 0)),
+        ("alias_one_letter", (words == 1) & single & (length == 1)),
+        ("alias_number", (total(numeral) == words) & (not numbers)),
+        ("alias_with_empty_line", total(inner_break) > 0),
+        ("alias_too_long", (sizes > MAX_TOKENS) | (total(tokens.length > LONGEST_TOKEN) > 0)),
+        ("alias_without_word", words == 0),
+    )
+    for reason, against in rules:
+        reasons[against] = REASONS.index(reason)
+    acronym = single & (total(tokens.all_upper) == 1) & (length >= 2) & (length <= ACRONYM_LENGTH)
+    return _Read(_chains(tokens.hash, starts, sizes), sizes, reasons, capitals, acronym, function & (words > 0))
+
+
+def _chains(hashes: Hashes, starts: Ints, sizes: Ints) -> Hashes:
+    chains = np.zeros((len(sizes), MAX_TOKENS), dtype=np.uint64)
+    longer = np.flatnonzero(sizes > 0)
+    chains[longer, 0] = mix(hashes[starts[longer]])
+    for now, after in pairwise(range(MAX_TOKENS)):
+        longer = longer[sizes[longer] > after]
+        chains[longer, after] = chain(chains[longer, now], hashes[starts[longer] + after])
+    return chains
+
+
+@cache
+def _hashes(words: tuple[str, ...]) -> Hashes:
+    return np.unique(tokenise(words).hash)
