@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kg.artifact import write_artifact
 from kg.errors import InputError
 from kg.progress import track
-from kg.readers.table import AUTO, READERS, locate_source, reader_named
+from kg.readers.table import AUTO, locate_source, reader_named
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -187,8 +187,3 @@ def _relation_table(raw: RawGraph, relations: list[str]) -> pa.Table:
     labels = {relation.id: relation.label for relation in raw.relations}
     columns = [list(range(len(relations))), relations, [labels.get(name) or readable(name) for name in relations]]
     return pa.table([pa.array(column, kind.type) for column, kind in zip(columns, RELATIONS)], schema=RELATIONS)
-
-
-def readers() -> tuple[str, ...]:
-    """The formats there are, for help texts."""
-    return tuple(READERS)

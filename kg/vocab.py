@@ -86,7 +86,7 @@ class Vocabulary:
         return iter(self.identifiers)
 
     def _nearest(self, identifier: str) -> str:
-        near = difflib.get_close_matches(identifier, self._candidates(identifier), NEAREST, cutoff=0.6)
+        near = difflib.get_close_matches(identifier, self._candidates(identifier), NEAREST, cutoff=0.5)
         return f"; nearest: {', '.join(near)}" if near else ""
 
     def _candidates(self, identifier: str) -> list[str]:

@@ -100,15 +100,16 @@ def _record(path: Path, number: int, line: str) -> Entity:
         raise wrong('a JSON object with an "id" (a text that is not empty)')
     if strange := set(record) - set(KEYS):
         raise wrong(f"only the keys {', '.join(KEYS)}, not {', '.join(sorted(strange))}")
-    label = record.get("label") or readable(record["id"])
-    description, types, count = record.get("description") or "", record.get("types") or [], record.get("count") or 0
+    record = {key: value for key, value in record.items() if value is not None and value != ""}
+    label = record.get("label", readable(record["id"]))
+    description, types, count = record.get("description", ""), record.get("types", []), record.get("count", 0)
     if not (isinstance(label, str) and isinstance(description, str)):
         raise wrong("label and description to be texts")
     if not _texts(types):
         raise wrong("types to be a list of texts")
     if not _tally(count):
         raise wrong("count to be a whole number of at least 0")
-    if (aliases := _aliases(record.get("aliases") or [], label, count)) is None:
+    if (aliases := _aliases(record.get("aliases", []), label, count)) is None:
         raise wrong("aliases to be a list of texts, or an object of texts and whole numbers of at least 0")
     return Entity(record["id"], label, aliases, description, tuple(types), count)
 
@@ -131,4 +132,4 @@ def _texts(value: Any) -> bool:
 
 
 def _tally(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63

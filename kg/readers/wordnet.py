@@ -242,7 +242,9 @@ def read_synsets(path: Path) -> Iterator[Synset]:
             continue
         try:
             yield _synset(number, line)
-        except (ValueError, IndexError, KeyError) as error:
+        except IndexError:
+            raise malformed(path, number, "a synset as in wndb(5WN), not a part of one", line, REMEDY) from None
+        except ValueError as error:
             raise malformed(path, number, f"a synset as in wndb(5WN) ({error})", line, REMEDY) from None
 
 
@@ -277,13 +279,10 @@ def _read_index(path: Path) -> Index:
         if line.startswith("  "):
             continue
         fields = line.split()
-        try:
-            offsets = fields[6 + int(fields[3]) :]
-            if len(offsets) != int(fields[2]):
-                raise ValueError("its counts and fields disagree")
-        except (ValueError, IndexError) as error:
-            raise malformed(path, number, f"a lemma as in wndb(5WN) ({error})", line, REMEDY) from None
-        index[fields[0]] = number, tuple(offsets)
+        numbers = fields[2:4]
+        if len(numbers) < 2 or not all(map(str.isdecimal, numbers)) or len(fields) != 6 + sum(map(int, numbers)):
+            raise malformed(path, number, "a lemma and its synsets as in wndb(5WN)", line, REMEDY)
+        index[fields[0]] = number, tuple(fields[6 + int(fields[3]) :])
     return index
 
 

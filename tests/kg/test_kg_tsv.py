@@ -1,0 +1,107 @@
+"""Triples and records from plain files; every malformed line is named."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kg.errors import InputError
+from kg.readers import tsv
+from kg.records import Alias, Entity, Triple
+
+
+def write(folder, triples, records=None):
+    folder.mkdir(exist_ok=True)
+    (folder / "triples.tsv").write_bytes(triples if isinstance(triples, bytes) else triples.encode())
+    if records is not None:
+        (folder / "entities.jsonl").write_bytes(records if isinstance(records, bytes) else records.encode())
+    return folder
+
+
+def walk(source):
+    raw = tsv.read(source)
+    return list(raw.entities), list(raw.triples), raw.dropped
+
+
+def test_records_come_first_then_what_only_triples_name(tmp_path):
+    """An entity without a record that got no row would make its triples unreadable."""
+    folder = write(
+        tmp_path,
+        "head\trelation\ttail\nQ1\tborn_in\tNew_York\n\nQ1\tborn_in\tQ2\n",
+        '{"id": "Q2", "label": "Rome", "aliases": {"Roma": 7}, "count": 3, "types": ["city"]}\n'
+        '\n{"id": "Q1", "aliases": ["Bob", "Bob"], "description": "a man", "label": null, "count": 5}\n'
+        '{"id": "Q1", "aliases": ["Bob"], "description": "a man", "count": 5}\n',
+    )
+    entities, triples, dropped = walk(folder)
+    assert entities == [
+        Entity("Q2", "Rome", (Alias("Rome", 3), Alias("Roma", 7)), "", ("city",), 3),
+        Entity("Q1", "Q1", (Alias("Q1", 5), Alias("Bob", 5)), "a man", (), 5),
+        Entity("New_York", "New York", (Alias("New York"),)),
+    ]
+    assert triples == [Triple("Q1", "born_in", "New_York"), Triple("Q1", "born_in", "Q2")]
+    assert dropped == {"header_line": 1, "blank_line": 2, "duplicate_record": 1}
+
+
+def test_a_bare_file_is_enough(tmp_path):
+    """A byte order mark or Windows line ends must not become part of a name."""
+    path = tmp_path / "graph.txt"
+    path.write_bytes(b"\xef\xbb\xbfa\tr\tb\r\nb\tr\tc\r\n")
+    entities, triples, _ = walk(path)
+    assert [entity.id for entity in entities] == ["a", "b", "c"]
+    assert triples == [Triple("a", "r", "b"), Triple("b", "r", "c")]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("triples", "records", "message"),
+    [
+        ("a\tr\tb\na r b\n", None, r"triples.tsv:2: expected head<TAB>relation<TAB>tail, got 'a r b'"),
+        ("a\tr\tb\tc\n", None, r"triples.tsv:1: expected head"),
+        ("a\t \tb\n", None, r"triples.tsv:1: expected head"),
+        (b"a\tr\tb\nM\xfcnchen\tr\tb\n", None, r"triples.tsv:2: expected UTF-8, got byte 0xfc at column 2"),
+        ("a\tr\tb\n", '{"id": "a"}\n{"id": "b"', r"entities.jsonl:2: expected a JSON object"),
+        ("a\tr\tb\n", '["a"]', r"entities.jsonl:1: expected a JSON object with an .id."),
+        ("a\tr\tb\n", '{"label": "a"}', r"entities.jsonl:1: expected a JSON object with an .id."),
+        ("a\tr\tb\n", '{"id": "a", "alias": ["b"]}', r"entities.jsonl:1: expected only the keys .* not alias"),
+        ("a\tr\tb\n", '{"id": "a", "label": 0}', r"entities.jsonl:1: expected label and description to be texts"),
+        ("a\tr\tb\n", '{"id": "a", "aliases": "b"}', r"entities.jsonl:1: expected aliases"),
+        ("a\tr\tb\n", '{"id": "a", "aliases": {"b": -1}}', r"entities.jsonl:1: expected aliases"),
+        ("a\tr\tb\n", '{"id": "a", "types": [1]}', r"entities.jsonl:1: expected types"),
+        ("a\tr\tb\n", '{"id": "a", "count": true}', r"entities.jsonl:1: expected count"),
+        ("a\tr\tb\n", '{"id": "a", "label": "x"}\n{"id": "a", "label": "y"}', r"entities.jsonl:2: .* line 1"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path, triples, records, message):
+    """A skipped line is a fact less, and nobody knows which."""
+    with pytest.raises(InputError, match=message):
+        walk(write(tmp_path, triples, records))
+
+
+def test_a_folder_without_triples_is_refused(tmp_path):
+    """It would be an empty graph."""
+    with pytest.raises(InputError, match=r"expected triples.tsv"):
+        tsv.read(tmp_path)
+
+
+lines = st.lists(st.text(st.characters(codec="utf-8"), max_size=12) | st.just("a\tr\tb"), max_size=6)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2**70) | st.text(max_size=3), lambda inner: st.lists(inner, max_size=2)
+)
+records = st.dictionaries(st.sampled_from(["id", "label", "aliases", "description", "types", "count", "x"]), values)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lines, st.lists(records, max_size=3), st.binary(max_size=8))
+def test_whatever_the_bytes_the_reader_yields_or_says_why(tmp_path, triples, entities, tail):
+    """Any other exception is a traceback in somebody's terminal."""
+    import json
+
+    written = "\n".join(json.dumps(entity) for entity in entities)
+    folder = write(tmp_path, "\n".join(triples).encode() + tail, written)
+    try:
+        found, named, _ = walk(folder)
+    except InputError:
+        return
+    assert {name for triple in named for name in (triple.head, triple.tail)} <= {entity.id for entity in found}
+    assert len({entity.id for entity in found}) == len(found)
