@@ -99,7 +99,8 @@ class ErnieConfig(PreTrainedConfig):
         if "num_entity_attention_heads" not in settings:
             settings["num_entity_attention_heads"] = next(n for n in (4, 2, 1) if entity_size % n == 0)
         types = None if layer_types is None else list(layer_types)
-        return cls(**{**shared, "entity_size": entity_size, "layer_types": types, **settings})
+        fields: dict[str, Any] = {**shared, "entity_size": entity_size, "layer_types": types, **settings}
+        return cls(**fields)
 
 
 _BERT_FIELDS = (

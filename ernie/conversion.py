@@ -37,9 +37,8 @@ def config_from_first_release(config: Mapping[str, Any], **settings: Any) -> Ern
     """
     given = [FIRST_RELEASE_LAYERS.get(kind, kind) for kind in config.get("layer_types") or []]
     missing = int(config["num_hidden_layers"]) - len(given)
-    shared = {name: value for name, value in config.items() if name != "layer_types"}
-    types = given + ["text"] * missing
-    return ErnieConfig(**{"entity_size": 100, "layer_types": types, **shared, **settings})
+    fields: dict[str, Any] = {"entity_size": 100, **config, "layer_types": given + ["text"] * missing, **settings}
+    return ErnieConfig(**fields)
 
 
 def from_first_release(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -131,9 +130,10 @@ def ernie_from_bert(
     the BERT's; knowledge parts and absent pooler or heads start fresh (N(0, initializer_range), biases 0) from
     torch's global random state; the MLM decoder is the word embedding.
 
-    A fresh ERNIE starts near its BERT: on MiniLM-L6 and Wikipedia paragraphs the cosine of token states is 0.999 without
-    entities and 0.994 with eight of them, but 0.95 at the entities' own pieces and 0.97 at [CLS] (LayerNorm_ent lifts a
-    fresh entity state to norm sqrt(entity_size), whatever the vector's was): warm the learning rate up.
+    A fresh ERNIE starts near its BERT: on MiniLM-L6 and Wikipedia paragraphs the cosine of token states is 0.999
+    without entities and 0.994 with eight of them, but 0.95 at the entities' own pieces and 0.97 at [CLS]
+    (LayerNorm_ent lifts a fresh entity state to norm sqrt(entity_size), whatever the vector's was): warm the learning
+    rate up.
     """
     path = Path(folder)
     if not (path / "config.json").is_file():

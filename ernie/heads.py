@@ -156,9 +156,9 @@ class ErnieForPreTraining(ErniePreTrainedModel):
         (entity_ids 0, masked) keeps its position and its label.
         """
         outputs = self.bert(input_ids, entity_positions=entity_positions, **inputs)
-        hidden = outputs.last_hidden_state
+        hidden, order_logits = outputs.last_hidden_state, self.cls.seq_relationship(outputs.pooler_output)
         result = ErnieForPreTrainingOutput(
-            seq_relationship_logits=self.cls.seq_relationship(outputs.pooler_output),
+            seq_relationship_logits=order_logits,
             hidden_states=outputs.hidden_states,
             entity_hidden_states=outputs.entity_hidden_states,
             attentions=outputs.attentions,
@@ -171,9 +171,7 @@ class ErnieForPreTraining(ErniePreTrainedModel):
             result.logits = self.cls.predictions(hidden[masked])
             result.mlm_loss = masked_lm_loss(result.logits, labels[masked])
         if next_sentence_label is not None:
-            result.nsp_loss = labelled_cross_entropy(
-                result.seq_relationship_logits, next_sentence_label, name="next_sentence_label"
-            )
+            result.nsp_loss = labelled_cross_entropy(order_logits, next_sentence_label, name="next_sentence_label")
         candidates = self._candidates(entity_candidate_ids, entity_candidates)
         if candidates is not None:
             result.entity_logits = self._entity_logits(hidden, entity_positions, candidates)
@@ -243,7 +241,7 @@ class PooledClassifier(ErniePreTrainedModel):
             config.problem_type = self.default_problem_type  # pyrefly: ignore[bad-assignment]
         self.bert = ErnieModel(config)
         self.dropout = _classifier_dropout(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 0))
         self.post_init()
 
     @can_return_tuple
@@ -284,7 +282,7 @@ class ErnieForTokenClassification(ErniePreTrainedModel):
         super().__init__(config)
         self.bert = ErnieModel(config)
         self.dropout = _classifier_dropout(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 0))
         self.post_init()
 
     @can_return_tuple

@@ -93,7 +93,7 @@ class SelfAttention(nn.Module):
         query, key, value = (part(states).view(split).transpose(1, 2) for part in (self.query, self.key, self.value))
         attend = eager_attention
         if self.config is not None:
-            name = self.config._attn_implementation
+            name = str(self.config._attn_implementation)
             attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
         dropout = self.dropout if self.training else 0.0
         mixed, probs = attend(self, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout)

@@ -41,7 +41,7 @@ class ErniePreTrainedModel(PreTrainedModel):
     """What every class here shares: names as in BERT, so that BERT checkpoints load into layers 0..n-1."""
 
     config_class = ErnieConfig
-    config: ErnieConfig
+    config: ErnieConfig  # pyrefly: ignore[bad-override-mutable-attribute]
     base_model_prefix = "bert"
     supports_gradient_checkpointing = True
     _supports_sdpa = True

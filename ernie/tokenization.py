@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -77,7 +78,8 @@ class ErnieTokenizer:
         """folder: one with tokenizer.json (or BERT's vocab.txt)."""
         if not Path(folder).is_dir():
             raise InputError(f"no tokenizer folder at {folder}")
-        return cls(AutoTokenizer.from_pretrained(str(folder)), entity_rows)
+        fast_tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
+        return cls(fast_tokenizer, entity_rows)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the word pieces; entity rows belong to the vectors, not to the model."""

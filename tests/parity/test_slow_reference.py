@@ -17,7 +17,7 @@ pytestmark = pytest.mark.parity
 LAYOUTS = (["text", "mix", "fuse"], ["mix"], ["fuse", "text", "fuse"], ["text"], ["mix", "mix"])
 
 
-def _load_slow():  # noqa: ANN202
+def _load_slow():
     spec = importlib.util.spec_from_file_location("slow_ernie", Path(__file__).with_name("slow_ernie.py"))
     assert spec is not None
     assert spec.loader is not None
