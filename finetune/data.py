@@ -180,11 +180,17 @@ def joined_links(
 
 
 def collate(features: Sequence[Mapping[str, Any]], *, pad_token_id: int) -> dict[str, torch.Tensor]:
-    """A padded batch (`ernie.pad_batch`); `labels`, where given, are class rows or multi-hot floats."""
+    """A padded batch (`ernie.pad_batch`); `labels`, where given, are class rows or multi-hot floats.
+
+    A batch without any entity has no entity inputs, so that a model without an entity table takes it too.
+    """
     from ernie import pad_batch
 
     inputs = [{name: value for name, value in f.items() if name != "num_unseen_labels"} for f in features]
-    return pad_batch(inputs, pad_token_id=pad_token_id)
+    batch = pad_batch(inputs, pad_token_id=pad_token_id)
+    if batch["entity_ids"].shape[1]:
+        return batch
+    return {name: tensor for name, tensor in batch.items() if not name.startswith("entity_")}
 
 
 def lengths_of(features: Sequence[Mapping[str, Any]]) -> list[int]:

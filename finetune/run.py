@@ -126,7 +126,7 @@ def run(config: FinetuneConfig) -> Path:
 
 def _prepare(config: FinetuneConfig, writer: ArtifactWriter) -> _Task:
     from ernie import EntityTable, ErnieTokenizer
-    from finetune.task_model import build_classifier
+    from finetune.task_model import build_classifier, check_model_folder
 
     examples = _examples(config)
     spec = for_examples(TASKS[config.task], examples["train"])
@@ -135,6 +135,7 @@ def _prepare(config: FinetuneConfig, writer: ArtifactWriter) -> _Task:
             raise InputError(f"{config.examples}: {split} carries another kind of label than train; give all the same")
     label_to_id = label_rows(examples["train"])
     folder = resolve_source(config.model)
+    check_model_folder(folder)
     tokenizer = ErnieTokenizer.from_pretrained(folder, read_entity_rows(config.vectors))
     table = EntityTable.open(config.vectors).controlled(config.entity_control, config.seed)
     model = build_classifier(

@@ -68,6 +68,15 @@ def build_classifier(
     return model
 
 
+def check_model_folder(folder: Path) -> None:
+    """Refuses a folder that is no Hugging Face model folder."""
+    missing = [name for name in ("config.json", "tokenizer_config.json") if not (Path(folder) / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{folder}: no {' and no '.join(missing)}; expected a model folder, make one with `ernie-kg pretrain run`"
+        )
+
+
 def save_task_model(
     folder: Path,
     *,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import combinations, pairwise
+from itertools import combinations, islice, pairwise
 from typing import Protocol
 
 import numpy as np
@@ -23,13 +23,22 @@ from kg.records import Triple
 from kg.split import split_of
 
 NO_RELATION = "no_relation"
+BATCH = 256
+"""Texts linked together."""
 SENTENCE_END = re.compile(r"""(?<!\b[A-Z])[.!?]["')\]]*\s+(?=["'(\[]?[A-Z0-9])""")
 
 
 class Linker(Protocol):
     """What the builders ask of an entity linker."""
 
-    def link(self, text: str) -> Sequence[Link]: ...
+    def link_batch(self, texts: Sequence[str]) -> Sequence[Sequence[Link]]: ...
+
+
+def linked(documents: Iterable[Document], linker: Linker) -> Iterator[tuple[Document, Sequence[Link]]]:
+    """Documents with their links, `BATCH` texts at a time."""
+    stream = iter(documents)
+    while batch := list(islice(stream, BATCH)):
+        yield from zip(batch, linker.link_batch([document.text for document in batch]), strict=True)
 
 
 class RelationTable:
@@ -77,9 +86,9 @@ def relation_drafts(
     window_sentences: so many neighbouring sentences are searched together.
     """
     table = RelationTable(graph)
-    for document in documents:
+    for document, found_links in linked(documents, linker):
         split = split_of(document.id, seed=seed, dev=dev, test=test)
-        links = [link for link in linker.link(document.text) if graph.entity_vocab.get(link.entity)]
+        links = [link for link in found_links if graph.entity_vocab.get(link.entity)]
         for window, first, second in linked_pairs(document.text, links, window_sentences):
             found = directed(first, second, document, graph, table, seed=seed, dropped=dropped)
             if found is None:
@@ -113,9 +122,9 @@ def sentence_windows(text: str, size: int) -> list[Window]:
     ends = [found.end() for found in SENTENCE_END.finditer(text)]
     bounds = [0, *[end for end in ends if end < len(text)], len(text)]
     sentences = [Window(a, b) for a, b in pairwise(bounds) if text[a:b].strip()]
-    last = max(len(sentences) - size, 0)
-    windows = [Window(sentences[n].start, sentences[min(n + size, len(sentences)) - 1].end) for n in range(last + 1)]
-    return [_stripped(text, window) for window in windows] if sentences else []
+    size = min(size, len(sentences))
+    runs = [sentences[n : n + size] for n in range(len(sentences) - size + 1)] if sentences else []
+    return [_stripped(text, Window(run[0].start, run[-1].end)) for run in runs]
 
 
 def directed(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from entity_linking.corpus import Document
 from finetune.builders.drafts import Draft, Window, normalised, window_around
-from finetune.builders.relations import Linker
+from finetune.builders.relations import Linker, linked
 from finetune.tasks.schema import EntityLink, Example, Span
 from kg.graph import KnowledgeGraph
 from kg.split import split_of
@@ -32,10 +32,10 @@ def type_drafts(
     stand in two splits, in different texts.
     """
     types = [(), *(tuple(names) for names in graph.entities["types"].to_pylist())]
-    for document in documents:
+    for document, links in linked(documents, linker):
         split = split_of(document.id, seed=seed, dev=dev, test=test)
         seen: set[str] = set()
-        for link in linker.link(document.text):
+        for link in links:
             row = graph.entity_vocab.get(link.entity)
             if not row or link.entity in seen:
                 continue
