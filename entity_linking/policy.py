@@ -10,21 +10,21 @@ _WORDS = """
 a about above across after again against ago ah all almost along already also although always am amid among an and
 another any anybody anyone anything are aren't around as at away back be became because become becomes been before
 began behind being below beneath beside besides best better between beyond both but by came can can't cannot come
-    comes could couldn't did didn't do does doesn't doing don't done down due during each eight eighth either else en
-    enough et etc even ever every everyone everything except far few fewer fifth first five for former found four
-    fourth from further gave get gets getting give given gives go goes going gone got had hadn't has hasn't have having
-    he held hence her here hers herself him himself his how however i i'd i'll i'm i've if in inside instead into is
-    isn't it its itself just keep kept knew know known knows la last late latter least left less let like likely long
-    low made make makes making many may me might mine more moreover most much must my myself near nearly need neither
-    never nevertheless new next nine ninth no nobody none nor not nothing now nowhere of off often oh ok old on once
-    one ones only onto or other others otherwise ought our ours ourselves out over own per perhaps put quite rather
-    re round said same saw say saying says second see seem seen seven seventh several shall she should since six sixth
-    so some somebody somehow someone something sometimes soon still such take taken takes taking tell ten tenth than
-    that the thee their theirs them themselves then there thereby therefore these they third this those thou though
-    three through throughout thus till to together told too took toward towards twice two under unless unlike until up
-    upon us use used using very via vs was wasn't we well went were weren't what whatever when whenever where
-    whereas wherever whether which while who whoever whole whom whose why will with within without won't would wouldn't
-    yes yet you your yours yourself ye de di du der den des el le les von van und il al
+comes could couldn't did didn't do does doesn't doing don't done down due during each eight eighth either else en
+enough et etc even ever every everyone everything except far few fewer fifth first five for former found four
+fourth from further gave get gets getting give given gives go goes going gone got had hadn't has hasn't have having
+he held hence her here hers herself him himself his how however i i'd i'll i'm i've if in inside instead into is
+isn't it its itself just keep kept knew know known knows la last late latter least left less let like likely long
+low made make makes making many may me might mine more moreover most much must my myself near nearly need neither
+never nevertheless new next nine ninth no nobody none nor not nothing now nowhere of off often oh ok old on once
+one ones only onto or other others otherwise ought our ours ourselves out over own per perhaps put quite rather
+re round said same saw say saying says second see seem seen seven seventh several shall she should since six sixth
+so some somebody somehow someone something sometimes soon still such take taken takes taking tell ten tenth than
+that the thee their theirs them themselves then there thereby therefore these they third this those thou though
+three through throughout thus till to together told too took toward towards twice two under unless unlike until up
+upon us use used using very via vs was wasn't we well went were weren't what whatever when whenever where
+whereas wherever whether which while who whoever whole whom whose why will with within without won't would wouldn't
+yes yet you your yours yourself ye de di du der den des el le les von van und il al
 """
 FUNCTION_WORDS = frozenset(_WORDS.split())
 """Words of English grammar, and particles of foreign names: no names unless capitals say so."""

@@ -1,0 +1,150 @@
+"""The entities a mention may mean, by the prior p(entity | alias), for a whole batch of mentions at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from entity_linking.alias_table import NO_KEY, AliasTable
+from entity_linking.matcher import alias_strings
+from entity_linking.mentions import MentionTable
+from entity_linking.normalise import Flags, Ints
+from kg.graph import KnowledgeGraph
+
+Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Candidates of a batch of mentions, mention by mention, likeliest first; arrays of shape (num_candidates,).
+
+    bounds: int64 (num_mentions + 1,): mention i has candidates bounds[i] to bounds[i + 1], perhaps none.
+    mention: index of the mention. entity: row of the entity.
+    prior: p(entity | alias) among the candidates of the mention, in (0, 1].
+    named: the entity bears the alias as a name in capitals.
+    """
+
+    bounds: Ints
+    mention: Ints
+    entity: Rows
+    prior: Floats
+    named: Flags
+
+    def __len__(self) -> int:
+        return len(self.entity)
+
+
+class CandidateTable:
+    """Alias key -> (entity, prior), in compressed rows, cut to the likeliest.
+
+    bounds: int64 (num_keys + 1,). entity, prior, capitals, acronym: by row, best prior first within a key, ties by
+    entity row. capitals, acronym: what the text's spelling must have for the entity, as in `AliasTable`.
+    num_cut: candidates left out for being beyond the limit.
+    """
+
+    def __init__(
+        self, *, bounds: Ints, entity: Rows, prior: Floats, capitals: Ints, acronym: Flags, num_cut: int
+    ) -> None:
+        self.bounds = bounds
+        self.entity = entity
+        self.prior = prior
+        self.capitals = capitals
+        self.acronym = acronym
+        self.num_cut = num_cut
+
+    @classmethod
+    def from_graph(cls, graph: KnowledgeGraph, table: AliasTable, *, max_candidates: int = 20) -> CandidateTable:
+        """table: made from `alias_strings(graph)`. max_candidates: kept for each key.
+
+        Aliases of one folded form share their candidates; each alias weighs as much as its entities were counted,
+        plus one, so that a rare spelling of the same letters does not take half of a common word's mass.
+        """
+        strings, string_of_row = alias_strings(graph)
+        entity = graph.aliases["entity"].to_numpy().astype(np.int64)
+        prior = graph.aliases["prior"].to_numpy().astype(np.float64)
+        counts: Any = graph.entities["count"].to_numpy()
+        weight = 1.0 + np.bincount(string_of_row, prior * counts[entity - 1], minlength=len(strings))
+        row_order = np.argsort(string_of_row, kind="stable")
+        row_bounds = np.searchsorted(string_of_row[row_order], np.arange(len(strings) + 1))
+        spellings = np.flatnonzero(table.spelling_key != NO_KEY)
+        source = table.spelling_source[spellings]
+        of_spelling, within = expand(row_bounds[source], row_bounds[source + 1])
+        rows, spelling = row_order[within], spellings[of_spelling]
+        return cls._merged(
+            table.num_keys,
+            key=table.spelling_key[spelling].astype(np.int64),
+            entity=entity[rows],
+            mass=prior[rows] * weight[string_of_row[rows]],
+            capitals=table.spelling_capitals[spelling],
+            acronym=table.spelling_acronym[spelling],
+            max_candidates=max_candidates,
+        )
+
+    @classmethod
+    def _merged(
+        cls,
+        num_keys: int,
+        *,
+        key: Ints,
+        entity: Ints,
+        mass: Floats,
+        capitals: Ints,
+        acronym: Flags,
+        max_candidates: int,
+    ) -> CandidateTable:
+        """One row for each (key, entity): masses added, the mildest demand on the spelling kept; then the cut."""
+        order = np.lexsort((entity, key))
+        key, entity = key[order], entity[order]
+        new = np.ones(len(key), dtype=bool)
+        new[1:] = (key[1:] != key[:-1]) | (entity[1:] != entity[:-1])
+        first = np.flatnonzero(new)
+        key, entity = key[first], entity[first]
+        if len(first):
+            mass = np.add.reduceat(mass[order], first)
+            capitals = np.minimum.reduceat(capitals[order], first)
+            acronym = np.logical_and.reduceat(acronym[order], first)
+        prior = mass / np.bincount(key, mass, minlength=num_keys)[key]
+        order = np.lexsort((entity, -prior, key))
+        rank = np.arange(len(key)) - np.searchsorted(key, key)
+        kept = order[rank < max_candidates]
+        return cls(
+            bounds=np.searchsorted(key[kept], np.arange(num_keys + 1)),
+            entity=entity[kept].astype(np.int32),
+            prior=prior[kept],
+            capitals=capitals[kept],
+            acronym=acronym[kept],
+            num_cut=len(key) - len(kept),
+        )
+
+    def of(self, mentions: MentionTable) -> Candidates:
+        """The candidates whose spelling fits each mention's; a mention of no key has none."""
+        known = mentions.key != NO_KEY
+        low = np.where(known, self.bounds[np.where(known, mentions.key, 0)], 0)
+        high = np.where(known, self.bounds[np.where(known, mentions.key, 0) + 1], 0)
+        mention, row = expand(low, high)
+        fits = self.capitals[row] <= mentions.capitals[mention]
+        fits &= ~self.acronym[row] | mentions.all_upper[mention]
+        mention, row = mention[fits], row[fits]
+        total = np.bincount(mention, self.prior[row], minlength=len(mentions))
+        return Candidates(
+            bounds=np.searchsorted(mention, np.arange(len(mentions) + 1)),
+            mention=mention,
+            entity=self.entity[row],
+            prior=self.prior[row] / total[mention],
+            named=self.capitals[row] > 0,
+        )
+
+
+def expand(low: Ints, high: Ints) -> tuple[Ints, Ints]:
+    """Ranges written out: for every position of every range, the range's index and the position.
+
+    >>> [a.tolist() for a in expand(np.array([4, 0, 7]), np.array([6, 0, 8]))]
+    [[0, 0, 2], [4, 5, 7]]
+    """
+    sizes = high - low
+    index = np.repeat(np.arange(len(sizes)), sizes)
+    return index, np.arange(int(sizes.sum())) + np.repeat(low - (np.cumsum(sizes) - sizes), sizes)
