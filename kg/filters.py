@@ -28,9 +28,9 @@ def without_self_loops(triples: np.ndarray) -> Filtered:
 def without_duplicates(triples: np.ndarray) -> Filtered:
     """Keeps the first of equal triples (`duplicate_triple`), in the order of the input."""
     triples = _as_triples(triples)
-    _, first = np.unique(triples, axis=0, return_index=True)
-    repeated = np.ones(len(triples), bool)
-    repeated[first] = False
+    order = np.lexsort(triples.T)
+    repeated = np.zeros(len(triples), bool)
+    repeated[order[1:]] = (triples[order[1:]] == triples[order[:-1]]).all(axis=1)
     return triples[~repeated], _tally(duplicate_triple=repeated)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -56,17 +57,18 @@ def split_triples(triples: np.ndarray, *, seed: int, valid: float, test: float) 
     _check_shares(valid, test, "valid")
     triples = np.asarray(triples, dtype=np.int32).reshape(-1, 3)
     held_out = np.zeros(len(triples), np.int8)
-    order, starts = _groups_by_pair(triples, seed)
     spare = _Spare(triples)
+    order, bounds = _groups_by_pair(triples, seed)
     for name, share in ((2, test), (1, valid)):
         room = round(share * len(triples))
-        for group in np.split(order, starts[1:]) if room else ():
+        for start, end in pairwise(bounds):
             if room == 0:
                 break
-            if len(group) > room or held_out[group[0]] or not spare.take(triples[group]):
+            group = order[start:end]
+            if end - start > room or held_out[group[0]] or not spare.take(triples[group].tolist()):
                 continue
             held_out[group] = name
-            room -= len(group)
+            room -= end - start
     return TripleSplit(*(triples[held_out == name] for name in (0, 1, 2)))
 
 
@@ -74,29 +76,32 @@ class _Spare:
     """How many training triples every entity and relation still has."""
 
     def __init__(self, triples: np.ndarray) -> None:
-        self.entities = np.bincount(triples[:, [0, 2]].ravel()) if len(triples) else np.zeros(0, np.int64)
-        self.relations = np.bincount(triples[:, 1]) if len(triples) else np.zeros(0, np.int64)
+        self.entities = np.bincount(triples[:, [0, 2]].ravel()).tolist()
+        self.relations = np.bincount(triples[:, 1]).tolist()
 
-    def take(self, group: np.ndarray) -> bool:
+    def take(self, group: list[list[int]]) -> bool:
         """Takes the group out of training unless that leaves an entity or a relation without a triple."""
-        entities, of_entity = np.unique(group[:, [0, 2]], return_counts=True)
-        relations, of_relation = np.unique(group[:, 1], return_counts=True)
-        left = np.concatenate([self.entities[entities] - of_entity, self.relations[relations] - of_relation])
-        if (left < 1).any():
-            return False
-        self.entities[entities] -= of_entity
-        self.relations[relations] -= of_relation
-        return True
+        self._add(group, -1)
+        spared = all(self.entities[h] and self.relations[r] and self.entities[t] for h, r, t in group)
+        if not spared:
+            self._add(group, 1)
+        return spared
+
+    def _add(self, group: list[list[int]], count: int) -> None:
+        for head, relation, tail in group:
+            self.entities[head] += count
+            self.entities[tail] += count
+            self.relations[relation] += count
 
 
-def _groups_by_pair(triples: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Triple numbers grouped by unordered entity pair, groups in random order; where each group starts."""
-    pairs = np.sort(triples[:, [0, 2]], axis=1)
-    unique, pair_of_triple = np.unique(pairs, axis=0, return_inverse=True)
-    place = np.random.default_rng(seed).permutation(len(unique))[pair_of_triple.ravel()]
+def _groups_by_pair(triples: np.ndarray, seed: int) -> tuple[np.ndarray, list[int]]:
+    """Triple numbers grouped by unordered entity pair, groups in random order; where each starts, and the end."""
+    ends = triples[:, [0, 2]].astype(np.int64)
+    unique, pair_of_triple = np.unique((ends.min(axis=1) << 32) | ends.max(axis=1), return_inverse=True)
+    place = np.random.default_rng(seed).permutation(len(unique))[pair_of_triple]
     order = np.argsort(place, kind="stable")
     _, starts = np.unique(place[order], return_index=True)
-    return order, starts
+    return order, [*starts.tolist(), len(order)]
 
 
 def _check_shares(dev: float, test: float, name: str) -> None:
