@@ -45,7 +45,7 @@ class ContextWords:
     @classmethod
     def from_graph(cls, graph: KnowledgeGraph) -> ContextWords:
         """Reads descriptions and the labels of up to `MAX_NEIGHBOURS` neighbours of each entity."""
-        texts = [""] + graph.entities["description"].to_pylist()
+        texts = ["", *graph.entities["description"].to_pylist()]
         for row, neighbours in enumerate(_neighbours(graph)):
             texts[row] += " . " + " . ".join(graph.labels[n] for n in neighbours)
         keys = []
@@ -97,7 +97,8 @@ class ContextWords:
         candidate, at = expand(self.bounds[entity], self.bounds[entity + 1])
         bins = self.bins[at]
         hit = seen[block[candidate], bins]
-        return np.bincount(candidate[hit], np.square(self.idf[bins[hit]]), minlength=len(entity))
+        weights = np.square(self.idf[bins[hit]])
+        return np.bincount(candidate[hit], weights, minlength=len(entity)).astype(np.float64)
 
     def _own_words(self, mentions: MentionTable, candidates: Candidates) -> Floats:
         """idf^2 of the mention's own words that are words of the candidate too."""

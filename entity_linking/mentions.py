@@ -60,6 +60,17 @@ class MentionTable:
         capitals = self.capitals
         return (capitals > 0) & ((capitals > 1) | ~self.tokens.sentence_start[self.first_token])
 
+    @property
+    def inside_name(self) -> Flags:
+        """Capitalised, and so is the word right before (not a sentence's first) or right after: "Arthur C. Clarke"."""
+        tokens, last = self.tokens, self.first_token + self.num_tokens - 1
+        names = np.append(tokens.is_word & tokens.has_upper, False)
+        breaks = np.append(tokens.breaks, True)
+        before = names[self.first_token - 1] & ~breaks[self.first_token]
+        before &= ~np.append(tokens.sentence_start, False)[self.first_token - 1]
+        after = names[last + 1] & ~breaks[last + 1]
+        return tokens.has_upper[self.first_token] & tokens.has_upper[last] & (before | after)
+
     def alias(self, mention: int) -> str:
         """The folded form a mention reads like."""
         return self.tokens.text_of(int(self.first_token[mention]), int(self.num_tokens[mention]))

@@ -1,4 +1,4 @@
-"""Candidates scored: named terms, weighed and summed, turned into probabilities with "none of them" (NIL) among them."""
+"""Candidates scored: named terms, weighed, summed and turned into probabilities beside "none of them" (NIL)."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class LinkWeights:
     """Of the idf-weighted overlap of description and surroundings, 0 upwards."""
     case: float = 1.0
     """Of the case term: 1 a name written as one, -1 a capital where the entity has none, else 0."""
+    inside_name: float = -2.0
+    """Of 1 where another capitalised word stands right beside the mention: part of a longer, unknown name."""
     nil: float = -2.5
     """Logit of NIL; a mention with one candidate, certain by prior, has logit 0."""
 
@@ -63,7 +65,11 @@ class Reranker:
 
     def score(self, mentions: MentionTable, candidates: Candidates) -> Scored:
         """Every candidate's terms and probability."""
-        terms = {"prior": np.log(candidates.prior), "case": case_term(mentions, candidates)}
+        terms = {
+            "prior": np.log(candidates.prior),
+            "case": case_term(mentions, candidates),
+            "inside_name": mentions.inside_name[candidates.mention].astype(np.float64),
+        }
         if self.coherence is not None:
             terms["coherence"] = self.coherence.score(mentions, candidates)
         if self.context is not None:
