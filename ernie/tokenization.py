@@ -170,18 +170,19 @@ def _first_piece(pieces: tokenizers.Encoding, span: EntitySpan, side: int) -> in
 def _keep_longest_first(sequence_ids: Sequence[int | None], max_length: int) -> np.ndarray:
     """Which pieces stay: all special ones (sequence id None), and of the texts what `max_length` leaves.
 
-    The longer text loses pieces at its end until both are equally long, then the second and the first in turn.
+    The longer text loses pieces at its end until both are equally long, then both; an odd piece is left to the longer
+    text (of two equal ones, the second). The rule of the fast tokenizers' own `longest_first`.
     """
     sides = np.array([-1 if side is None else side for side in sequence_ids])
     first, second = int((sides == 0).sum()), int((sides == 1).sum())
     room = max_length - int((sides == -1).sum())
     if room < 0:
         raise InputError(f"max_length={max_length} has no room for the special pieces alone")
-    keep_first = min(first, max(room - second, (room + 1) // 2))
-    keep_second = min(second, room - keep_first)
+    keep_longer = max(room - min(first, second), room - room // 2)
+    keep_first = keep_longer if first > second else room - keep_longer
     keep = sides == -1
     keep[np.flatnonzero(sides == 0)[:keep_first]] = True
-    keep[np.flatnonzero(sides == 1)[:keep_second]] = True
+    keep[np.flatnonzero(sides == 1)[: room - keep_first]] = True
     return keep
 
 

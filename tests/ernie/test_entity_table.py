@@ -75,7 +75,7 @@ def test_random_control_is_normal_with_the_tables_spread() -> None:
 
 def test_files_that_are_no_tables_say_so(tmp_path: Path, vectors: torch.Tensor) -> None:
     """Each of these met a user once: nothing there, another tensor, cut short, row 0 in use, wrong type."""
-    with pytest.raises(InputError, match="no entity vectors at .* kg embed"):
+    with pytest.raises(InputError, match=r"no entity vectors at .* kg embed"):
         EntityTable.open(tmp_path)
     file = tmp_path / "entity_embeddings.safetensors"
     save_file({"relation_embeddings": vectors}, file)
