@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +28,9 @@ ARRAYS = {
 """The files of a split (`NAME.bin`, little-endian, no header) and what they hold; dtypes stand in index.json."""
 
 
+WRITTEN_AT_ONCE = 2048
+
+
 def array_dtypes(vocab_size: int) -> dict[str, np.dtype]:
     small = {
         "input_ids": "<u2" if vocab_size <= 2**16 else "<u4",
@@ -43,7 +46,7 @@ def array_dtypes(vocab_size: int) -> dict[str, np.dtype]:
 
 
 class InstanceWriter:
-    """Appends instances to a split's files, one array after another, and its index.json at the end.
+    """Appends instances to a split's files, a few thousand at a time, and writes its index.json at the end.
 
     described: what a reader must know of the tokenizer and the graph; kept in index.json as it is.
     """
@@ -53,12 +56,15 @@ class InstanceWriter:
         self.folder, self.described = folder, dict(described)
         self.dtypes = array_dtypes(vocab_size)
         self.sizes = dict.fromkeys(ARRAYS, 0)
+        self._waiting: list[Instance] = []
         self._files: dict[str, IO[bytes]] = {name: (folder / f"{name}.bin").open("wb") for name in ARRAYS}
 
     def __enter__(self) -> InstanceWriter:
         return self
 
     def __exit__(self, kind: object, *rest: object) -> None:
+        if kind is None:
+            self._flush()
         for file in self._files.values():
             file.close()
         if kind is None:
@@ -67,20 +73,17 @@ class InstanceWriter:
             (self.folder / INDEX).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
     def append(self, instance: Instance) -> None:
-        values = {
-            "input_ids": instance.input_ids,
-            "entity_ids": instance.entity_ids,
-            "entity_positions": instance.entity_positions,
-            "entity_lengths": instance.entity_lengths,
-            "lengths": len(instance.input_ids),
-            "entity_counts": len(instance.entity_ids),
-            "second_starts": instance.second_start,
-            "next_sentence_labels": instance.next_sentence_label,
-        }
-        for name, value in values.items():
-            array = np.atleast_1d(np.asarray(value)).astype(self.dtypes[name])
-            self._files[name].write(array.tobytes())
+        self._waiting.append(instance)
+        if len(self._waiting) >= WRITTEN_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        for name, array in _flat(self._waiting).items():
+            self._files[name].write(array.astype(self.dtypes[name]).tobytes())
             self.sizes[name] += len(array)
+        self._waiting = []
 
 
 class Instances:
@@ -144,6 +147,20 @@ def _read_index(folder: Path) -> dict[str, Any]:
     if missing:
         raise InputError(f"{path}: arrays {sorted(missing)} are missing; {REMEDY}")
     return described
+
+
+def _flat(instances: Sequence[Instance]) -> dict[str, np.ndarray]:
+    """The arrays of ARRAYS for a few instances."""
+    return {
+        "input_ids": np.concatenate([i.input_ids for i in instances]),
+        "entity_ids": np.concatenate([i.entity_ids for i in instances]),
+        "entity_positions": np.concatenate([i.entity_positions for i in instances]),
+        "entity_lengths": np.concatenate([i.entity_lengths for i in instances]),
+        "lengths": np.array([len(i.input_ids) for i in instances]),
+        "entity_counts": np.array([len(i.entity_ids) for i in instances]),
+        "second_starts": np.array([i.second_start for i in instances]),
+        "next_sentence_labels": np.array([i.next_sentence_label for i in instances]),
+    }
 
 
 def _starts(counts: np.ndarray) -> np.ndarray:

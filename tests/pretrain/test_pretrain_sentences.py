@@ -1,0 +1,55 @@
+"""Sentence borders: exact offsets, no sentence end inside a name."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pretrain.sentences import keep_mentions_whole, split_sentences
+
+TEXT = st.text(alphabet=st.sampled_from("abA Z.!?\n\t\"')(。」0é\u00a0😀"), max_size=60)
+
+
+@given(text=TEXT)
+def test_every_visible_character_lies_in_exactly_one_sentence(text):
+    """Characters between two sentences would vanish from pre-training without a trace."""
+    spans = split_sentences(text)
+    covered = [i for start, end in spans for i in range(start, end)]
+    assert len(covered) == len(set(covered))
+    assert covered == sorted(covered)
+    assert {i for i, c in enumerate(text) if not c.isspace()} <= set(covered)
+    assert all(not text[start].isspace() and not text[end - 1].isspace() for start, end in spans)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("", []),
+        (" \n ", []),
+        ("One. Two.", ["One.", "Two."]),
+        ("He met Dr. Who in St. Louis. It rained.", ["He met Dr. Who in St. Louis.", "It rained."]),
+        ("J. R. R. Tolkien wrote. He taught.", ["J. R. R. Tolkien wrote.", "He taught."]),
+        ("The U.S. Army left.", ["The U.S. Army left."]),
+        ("Version 2.0 is out. 3 came.", ["Version 2.0 is out.", "3 came."]),
+        ("She said (loudly!) no. Then she left.", ["She said (loudly!) no.", "Then she left."]),
+        ('He said "Go." Then he went.', ['He said "Go."', "Then he went."]),
+        ("Title\nThe text. End", ["Title", "The text.", "End"]),
+        ("東京は首都。大阪は都市。", ["東京は首都。", "大阪は都市。"]),
+        ("What?! No… Yes.", ["What?!", "No…", "Yes."]),
+    ],
+)
+def test_sentences(text, sentences):
+    assert [text[start:end] for start, end in split_sentences(text)] == sentences
+
+
+@given(text=TEXT, mentions=st.lists(st.tuples(st.integers(0, 59), st.integers(1, 12)), max_size=4))
+def test_no_border_lies_inside_a_mention(text, mentions):
+    spans = [(start, min(start + length, len(text))) for start, length in mentions if start < len(text)]
+    sentences = split_sentences(text)
+    joined = keep_mentions_whole(sentences, spans)
+    for start, end in spans:
+        inside = [b for b, _ in joined[1:] if start < b < end]
+        assert not inside, (joined, start, end)
+    assert {s for s, _ in joined} <= {s for s, _ in sentences}
+    assert [e for _, e in joined[-1:]] == [e for _, e in sentences[-1:]]
