@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import orjson
-import torch
 
 from finetune.metrics import UNSEEN
 from finetune.tasks.schema import EntityLink, Example, Span, check_span, read_examples
@@ -18,6 +17,8 @@ from kg.artifact import open_artifact
 from kg.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
     from entity_linking.records import LinkedDocument
     from ernie import ErnieTokenizer
 

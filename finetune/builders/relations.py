@@ -6,11 +6,12 @@ either direction, is an example of `no_relation`.
 
 from __future__ import annotations
 
+import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, islice, pairwise
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from kg.records import Triple
 from kg.split import split_of
 
 NO_RELATION = "no_relation"
+NO_RELATION_PER_DOCUMENT = 4
+"""More unrelated pairs of one document add little that is new."""
 BATCH = 256
 """Texts linked together."""
 SENTENCE_END = re.compile(r"""(?<!\b[A-Z])[.!?]["')\]]*\s+(?=["'(\[]?[A-Z0-9])""")
@@ -41,26 +44,37 @@ def linked(documents: Iterable[Document], linker: Linker) -> Iterator[tuple[Docu
         yield from zip(batch, linker.link_batch([document.text for document in batch]), strict=True)
 
 
+class Pair(NamedTuple):
+    """Two links to different entities inside one window."""
+
+    window: Window
+    first: Link
+    second: Link
+
+
 class RelationTable:
-    """Which relations join two entities: row lookups over the graph's triples, 12 bytes a triple.
+    """Which relations join two entities: lookups over the graph's triples, 12 bytes a triple.
 
     Pairs are numbers head * (num_entities + 1) + tail; the table is sorted, a lookup is two binary searches.
     """
 
     def __init__(self, graph: KnowledgeGraph) -> None:
         self._width = graph.num_entities + 1
-        keys = self._key(graph.triples[:, 0], graph.triples[:, 2])
+        keys = self._keys_of(graph.triples[:, 0], graph.triples[:, 2])
         order = np.argsort(keys, kind="stable")
         self._keys, self._relations = keys[order], graph.triples[order, 1]
 
-    def between(self, head: int, tail: int) -> np.ndarray:
-        """Relation rows of all triples (head, ·, tail), in the graph's order; empty where there is none."""
-        key = self._key(np.int64(head), np.int64(tail))
-        first, last = np.searchsorted(self._keys, key, "left"), np.searchsorted(self._keys, key, "right")
-        return self._relations[first:last]
+    def between(self, heads: np.ndarray, tails: np.ndarray) -> list[np.ndarray]:
+        """For every pair the relation rows of all triples (head, ·, tail), in the graph's order; mostly empty.
 
-    def _key(self, head: np.ndarray | np.int64, tail: np.ndarray | np.int64):
-        return np.asarray(head).astype(np.int64) * self._width + tail
+        heads, tails: entity rows, int, shape (num_pairs,).
+        """
+        keys = self._keys_of(heads, tails)
+        first, last = np.searchsorted(self._keys, keys, "left"), np.searchsorted(self._keys, keys, "right")
+        return [self._relations[a:b] for a, b in zip(first.tolist(), last.tolist(), strict=True)]
+
+    def _keys_of(self, heads: np.ndarray, tails: np.ndarray) -> np.ndarray:
+        return heads.astype(np.int64) * self._width + tails
 
 
 def relation_drafts(
@@ -75,43 +89,69 @@ def relation_drafts(
     seed: int,
     dropped: Counter[str],
 ) -> Iterator[Draft]:
-    """One draft for every pair of entities linked in one window of a document, at the first window that has both.
+    """One draft for every entity pair that a triple joins, at a document's first window that links both.
 
-    Of two triples in both directions the seed decides whose head comes first, so that neither text order nor the
-    graph's order gives the label away; a pair joined by several relations in that direction is left out
-    (`several_relations`), as is one too far apart (`pair_too_far_apart`). The split is the document's; the keys keep a
-    pair out of two splits.
+    Of triples in both directions the seed decides whose head comes first, so that neither text order nor the
+    graph's order gives the label away. A pair with several relations in that direction (`several_relations`) and one
+    too far apart (`pair_too_far_apart`) are left out. Of the pairs that no triple joins, up to
+    `NO_RELATION_PER_DOCUMENT` a document are drawn (`no_relation_not_drawn`). The split is the document's; the keys
+    keep a pair out of two splits.
 
     linker: gives the most likely senses; entities outside the graph are not considered.
     window_sentences: so many neighbouring sentences are searched together.
     """
     table = RelationTable(graph)
-    for document, found_links in linked(documents, linker):
+    for document, links in linked(documents, linker):
         split = split_of(document.id, seed=seed, dev=dev, test=test)
-        links = [link for link in found_links if graph.entity_vocab.get(link.entity)]
-        for window, first, second in linked_pairs(document.text, links, window_sentences):
-            found = directed(first, second, document, graph, table, seed=seed, dropped=dropped)
-            if found is None:
-                continue
-            head, label, tail = found
-            start, end = min(head.start, tail.start), max(head.end, tail.end)
-            part = window_around(document.text, window, start, end, max_characters)
+        draw = random.Random(stable_order(document.id, seed=seed))
+        pairs = linked_pairs(document.text, [k for k in links if graph.entity_vocab.get(k.entity)], window_sentences)
+        for pair, label in labelled(pairs, graph, table, draw, dropped):
+            start, end = min(pair.first.start, pair.second.start), max(pair.first.end, pair.second.end)
+            part = window_around(document.text, pair.window, start, end, max_characters)
             if part is None:
                 dropped["pair_too_far_apart"] += 1
-                continue
-            yield _draft(document, part, head, label, tail, split)
+            else:
+                yield _draft(document, part, pair.first, label, pair.second, split)
 
 
-def linked_pairs(text: str, links: Sequence[Link], window_sentences: int) -> Iterator[tuple[Window, Link, Link]]:
+def linked_pairs(text: str, links: Sequence[Link], window_sentences: int) -> list[Pair]:
     """Pairs of links to different entities that lie in one window, each unordered entity pair once."""
-    seen: set[frozenset[str]] = set()
+    seen: set[tuple[str, str]] = set()
+    pairs = []
     for window in sentence_windows(text, window_sentences):
         inside = [link for link in links if link.start >= window.start and link.end <= window.end]
         for first, second in combinations(inside, 2):
-            pair = frozenset((first.entity, second.entity))
-            if len(pair) == 2 and pair not in seen:
-                seen.add(pair)
-                yield window, first, second
+            one, other = first.entity, second.entity
+            if one != other and (one, other) not in seen:
+                seen.update(((one, other), (other, one)))
+                pairs.append(Pair(window, first, second))
+    return pairs
+
+
+def labelled(
+    pairs: Sequence[Pair],
+    graph: KnowledgeGraph,
+    table: RelationTable,
+    draw: random.Random,
+    dropped: Counter[str],
+) -> list[tuple[Pair, str]]:
+    """Pairs as (head, tail) with their relation's id, or in a drawn direction with `no_relation`."""
+    drawn = [pair if draw.random() < 0.5 else pair._replace(first=pair.second, second=pair.first) for pair in pairs]
+    rows = np.array([[graph.entity_vocab.get(link.entity) for link in pair[1:]] for pair in drawn], dtype=np.int64)
+    heads, tails = rows.reshape(-1, 2).T
+    kept, unrelated = [], []
+    for pair, ahead, back in zip(drawn, table.between(heads, tails), table.between(tails, heads), strict=True):
+        relations = ahead if len(ahead) else back
+        if len(relations) == 0:
+            unrelated.append((pair, NO_RELATION))
+        elif len(relations) > 1:
+            dropped["several_relations"] += 1
+        else:
+            directed = pair if len(ahead) else pair._replace(first=pair.second, second=pair.first)
+            kept.append((directed, graph.relation_vocab.identifier(int(relations[0]))))
+    chosen = draw.sample(unrelated, min(NO_RELATION_PER_DOCUMENT, len(unrelated)))
+    dropped["no_relation_not_drawn"] += len(unrelated) - len(chosen)
+    return kept + chosen
 
 
 def sentence_windows(text: str, size: int) -> list[Window]:
@@ -125,29 +165,6 @@ def sentence_windows(text: str, size: int) -> list[Window]:
     size = min(size, len(sentences))
     runs = [sentences[n : n + size] for n in range(len(sentences) - size + 1)] if sentences else []
     return [_stripped(text, Window(run[0].start, run[-1].end)) for run in runs]
-
-
-def directed(
-    first: Link,
-    second: Link,
-    document: Document,
-    graph: KnowledgeGraph,
-    table: RelationTable,
-    *,
-    seed: int,
-    dropped: Counter[str],
-) -> tuple[Link, str, Link] | None:
-    """(head, label, tail): the pair in the direction of its triple, or in a drawn one with `no_relation`."""
-    order = stable_order(f"{document.id}\n{first.entity}\n{second.entity}", seed=seed)
-    head, tail = (first, second) if order[0] % 2 else (second, first)
-    for one, other in ((head, tail), (tail, head)):
-        rows = table.between(graph.entity_vocab.get(one.entity), graph.entity_vocab.get(other.entity))
-        if len(rows) > 1:
-            dropped["several_relations"] += 1
-            return None
-        if len(rows) == 1:
-            return one, graph.relation_vocab.identifier(int(rows[0])), other
-    return head, NO_RELATION, tail
 
 
 def _draft(document: Document, part: Window, head: Link, label: str, tail: Link, split) -> Draft:
