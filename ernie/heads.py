@@ -163,13 +163,7 @@ class ErnieForPreTraining(ErniePreTrainedModel):
             entity_hidden_states=outputs.entity_hidden_states,
             attentions=outputs.attentions,
         )
-        if labels is None:
-            result.logits = self.cls.predictions(hidden)
-        else:
-            _check_token_labels(labels, hidden)
-            masked = labels != IGNORED
-            result.logits = self.cls.predictions(hidden[masked])
-            result.mlm_loss = masked_lm_loss(result.logits, labels[masked])
+        result.logits, result.mlm_loss = self._masked_lm(hidden, labels)
         if next_sentence_label is not None:
             result.nsp_loss = labelled_cross_entropy(order_logits, next_sentence_label, name="next_sentence_label")
         candidates = self._candidates(entity_candidate_ids, entity_candidates)
@@ -182,6 +176,18 @@ class ErnieForPreTraining(ErniePreTrainedModel):
         parts = [part for part in (result.mlm_loss, result.nsp_loss, result.dea_loss) if part is not None]
         result.loss = torch.stack(parts).sum() if parts else None
         return result
+
+    def _masked_lm(self, hidden: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits of all positions; with labels, of the masked ones only (half the time of a small model's step)."""
+        if labels is None:
+            return self.cls.predictions(hidden), None
+        if labels.shape != hidden.shape[:2]:
+            raise InputError(
+                f"labels have shape (batch, seq_len) = {tuple(hidden.shape[:2])}, got {tuple(labels.shape)}"
+            )
+        masked = labels != IGNORED
+        logits = self.cls.predictions(hidden[masked])
+        return logits, masked_lm_loss(logits, labels[masked])
 
     def _candidates(self, ids: torch.Tensor | None, vectors: torch.Tensor | None) -> torch.Tensor | None:
         """Candidate vectors (num_candidates, entity_size), None when none were given."""
@@ -304,8 +310,3 @@ class ErnieForTokenClassification(ErniePreTrainedModel):
 def _classifier_dropout(config: ErnieConfig) -> nn.Dropout:
     given = config.classifier_dropout
     return nn.Dropout(config.hidden_dropout_prob if given is None else given)
-
-
-def _check_token_labels(labels: torch.Tensor, hidden: torch.Tensor) -> None:
-    if labels.shape != hidden.shape[:2]:
-        raise InputError(f"labels have shape (batch, seq_len) = {tuple(hidden.shape[:2])}, got {tuple(labels.shape)}")

@@ -175,9 +175,7 @@ class ErnieModel(ErniePreTrainedModel):
             attentions.append(probs)
 
         given = entity_ids is not None or entity_embeds is not None
-        first = 1 if self.config.cls_entity else 0
-        none = hidden.new_zeros(hidden.shape[0], 0, self.config.entity_size)
-        returned = [none if e is None else e[:, first:] for e in entity_states] if given else []
+        returned = [self._given_entities(e, hidden) for e in entity_states] if given else []
         return ErnieModelOutput(
             last_hidden_state=hidden,
             entity_last_hidden_state=returned[-1] if returned else None,
@@ -186,6 +184,12 @@ class ErnieModel(ErniePreTrainedModel):
             entity_hidden_states=tuple(returned) if keep_states and returned else None,
             attentions=tuple(attentions) if keep_attentions else None,
         )
+
+    def _given_entities(self, states: torch.Tensor | None, hidden: torch.Tensor) -> torch.Tensor:
+        """Entity states without [CLS]'s own; of a batch that has none, (batch, 0, entity_size)."""
+        if states is None:
+            return hidden.new_zeros(hidden.shape[0], 0, self.config.entity_size)
+        return states[:, 1:] if self.config.cls_entity else states
 
     def _wanted(self, hidden_states: bool | None, attentions: bool | None) -> tuple[bool, bool]:
         """The two output flags, the config's where the caller gave none."""
