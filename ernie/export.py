@@ -94,14 +94,15 @@ def export_onnx(model: nn.Module, path: str | Path, *, batch: Mapping[str, Tenso
         _require(name)
     names = input_names_of(batch)
     inputs = _chosen(batch, names)
+    wrapped = (_EntityLogits if "entity_embeds" in names else _TextLogits)(model.eval())
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
-            _Logits(model.eval()),
+            wrapped,
             (),
             kwargs=inputs,
             dynamo=True,
             opset_version=opset,
-            dynamic_shapes={"inputs": _free_dimensions(names, getattr(model, "config", None))},
+            dynamic_shapes=_free_dimensions(names, getattr(model, "config", None)),
             input_names=list(names),
             output_names=[OUTPUT],
             verbose=False,
@@ -114,7 +115,10 @@ def export_onnx(model: nn.Module, path: str | Path, *, batch: Mapping[str, Tenso
 def quantize_int8(source: str | Path, target: str | Path) -> Path:
     """Writes `source` with int8 weights (word table included), one scale a channel, activations quantised on the fly.
 
-    An answer then depends a little on what else is in the batch: the scale of activations is the batch's.
+    Weights are unsigned: with signed ones, processors without VNNI instructions add products in 16 bits that
+    overflow without a word (cosine to fp32 logits 0.83 to 0.9994 on three random models, unsigned 0.9998 and above,
+    at about a tenth more time). An answer depends a little on what else is in the batch: the scale of the
+    activations is the batch's.
 
     Raises:
         InputError: onnx or onnxruntime is missing.
@@ -128,7 +132,7 @@ def quantize_int8(source: str | Path, target: str | Path) -> Path:
         clean = Path(folder) / "model.onnx"
         onnx.save(model, str(clean))
         quantization.quantize_dynamic(
-            str(clean), str(target), weight_type=quantization.QuantType.QInt8, per_channel=True
+            str(clean), str(target), weight_type=quantization.QuantType.QUInt8, per_channel=True
         )
     return Path(target)
 
@@ -138,15 +142,32 @@ def input_names_of(batch: Mapping[str, Tensor]) -> tuple[str, ...]:
     return TEXT_INPUTS + (ENTITY_INPUTS if "entity_embeds" in batch else ())
 
 
-class _Logits(nn.Module):
-    """A classifier as a function of tensors."""
+class _TextLogits(nn.Module):
+    """A classifier as a function of tensors, which the exporter reads names from."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, **inputs: Tensor) -> Tensor:
-        return self.model(**inputs).logits
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        inputs = (input_ids, attention_mask, token_type_ids)
+        return self.model(**dict(zip(TEXT_INPUTS, inputs, strict=True))).logits
+
+
+class _EntityLogits(_TextLogits):
+    """The same with the entities' vectors."""
+
+    def forward(  # pyrefly: ignore[bad-override]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor,
+        entity_embeds: Tensor,
+        entity_positions: Tensor,
+        entity_attention_mask: Tensor,
+    ) -> Tensor:
+        inputs = (input_ids, attention_mask, token_type_ids, entity_embeds, entity_positions, entity_attention_mask)
+        return self.model(**dict(zip(TEXT_INPUTS + ENTITY_INPUTS, inputs, strict=True))).logits
 
 
 def _free_dimensions(names: Sequence[str], config: Any) -> dict[str, dict[int, Any]]:

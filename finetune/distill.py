@@ -258,7 +258,7 @@ def _record_test(config: DistillConfig, pair: TeacherAndStudent, writer: Artifac
     milliseconds = latencies(
         {
             "teacher": (pair.teacher.model, [collate([feature], pad_token_id=pad) for feature in timed]),
-            "student": (pair.student, [collate([text_only(feature)], pad_token_id=pad) for feature in timed]),
+            "student": (pair.student, [text_only(collate([feature], pad_token_id=pad)) for feature in timed]),
         }
     )
     retention = _share(student.metrics[name], teacher.metrics[name])

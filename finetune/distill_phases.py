@@ -48,19 +48,18 @@ class IntermediatePhase(nn.Module):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherAndStudent:
-    """What both phases and all scores share; features carry entities, `text_only` takes them away."""
+    """What both phases and all scores share; features carry entities, which the student is not given."""
 
     teacher: TaskModel
     student: BertForSequenceClassification
     features: Mapping[Split, list[dict[str, Any]]]
 
     def score(self, model: nn.Module, split: Split, batch_size: int) -> Evaluation:
-        from finetune.evaluation import evaluate
-        from finetune.students import text_only
+        from finetune.evaluation import evaluate, without_entities
 
         features = self.features[split]
         if model is not self.teacher.model:
-            features = [text_only(feature) for feature in features]
+            features = [without_entities(feature) for feature in features]
         return evaluate(
             model,
             features,
@@ -97,7 +96,7 @@ def learn_layers(config: DistillConfig, pair: TeacherAndStudent, checkpoints: Pa
 
 
 def learn_answers(config: DistillConfig, pair: TeacherAndStudent, checkpoints: Path) -> TrainingResult:
-    """The second phase: the teacher's distribution over the labels; the student ends with the weights dev liked best."""
+    """The second phase: the teacher's answers; the student ends with the weights dev liked best."""
     from finetune.students import text_only
 
     spec = pair.teacher.spec

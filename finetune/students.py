@@ -164,9 +164,9 @@ def is_plain_bert(folder: Path) -> bool:
     return orjson.loads(path.read_bytes()).get("model_type") == "bert"
 
 
-def text_only(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A feature or a batch without what only a teacher with entities takes."""
-    return {name: value for name, value in values.items() if name not in ENTITY_INPUTS}
+def text_only(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A batch without what only a teacher with entities takes."""
+    return {name: tensor for name, tensor in batch.items() if name not in ENTITY_INPUTS}
 
 
 def size_of(model: nn.Module, *, num_pieces: int) -> Size:
