@@ -5,7 +5,8 @@
 | number, text, [low, high] | a row of a table |
 | list of objects with `step` | curves over steps, losses in one chart |
 | list of [x, count], object with number keys | columns of a histogram |
-| list of objects {low, high, count} | columns of a histogram |
+| list of objects {low, high, a count} | columns of a histogram |
+| list of objects with one number ≥ 0 and a name | bars |
 | object of at least six numbers ≥ 0 | bars |
 | objects with the same keys, list of objects | a table |
 | list of numbers | one curve |
@@ -130,9 +131,10 @@ def _chart(name: str, value: Any) -> str:
     if columns:
         rows = [{title: label, "count": count} for label, count in columns]
         return svg.column_chart(columns, title=title, x_label=title) + _folded(row_table(rows))
-    if _is_bars(value):
-        rows = [{"name": label, "value": count} for label, count in value.items()]
-        return svg.bar_chart(list(value.items()), title=title) + _folded(row_table(rows))
+    bars = _bars(value)
+    if bars:
+        rows = value if isinstance(value, list) else [{"name": label, "value": count} for label, count in bars]
+        return svg.bar_chart(bars, title=title) + _folded(row_table(rows))
     if isinstance(value, list) and len(value) > 2 and all(is_number(item) for item in value):
         return svg.line_chart({title: list(enumerate(value))}, title=title, x_label="index")
     return ""
@@ -164,10 +166,11 @@ def _columns(value: Any) -> list[tuple[str, float]]:
         return _binned([(x, n) for x, n in value])
     found: list[tuple[str, float]] = []
     for item in value:
-        low, count = _first(item, LOW_KEYS), _first(item, ("count",))
-        if low is None or count is None or not is_number(low) or not is_number(count) or len(item) > 3:
+        low, high = _first(item, LOW_KEYS), _first(item, HIGH_KEYS)
+        others = [item[n] for n in item if n not in LOW_KEYS + HIGH_KEYS] if low is not None else []
+        if len(others) != 1 or not is_number(low) or not is_number(others[0]):
             return []
-        high = _first(item, HIGH_KEYS)
+        count = others[0]
         found.append((svg.number(low) if high is None else f"{svg.number(low)}–{svg.number(high)}", count))
     return found
 
@@ -216,13 +219,20 @@ def _is_rows(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(row, Mapping) for row in value)
 
 
-def _is_bars(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and len(value) >= MIN_BARS
-        and all(is_number(item) and item >= 0 for item in value.values())
-        and len({isinstance(item, int) for item in value.values()}) == 1
-    )
+def _bars(value: Any) -> list[tuple[str, float]]:
+    """(name, value) of an object of numbers of one kind, or of a list of objects with one number and a name."""
+    found: list[tuple[str, float]] = []
+    if isinstance(value, Mapping) and len(value) >= MIN_BARS:
+        found = list(value.items())
+    elif _is_rows(value) and len(value) > 1:
+        for row in value:
+            numbers = [item for item in row.values() if is_number(item)]
+            texts = [item for item in row.values() if isinstance(item, str)]
+            if len(numbers) != 1 or not texts or len(row) != 1 + len(texts):
+                return []
+            found.append((texts[-1] or texts[0], numbers[0]))
+    kinds = {isinstance(item, int) for _, item in found}
+    return found if len(kinds) == 1 and all(is_number(item) and item >= 0 for _, item in found) else []
 
 
 def _is_range(value: Any) -> bool:

@@ -129,6 +129,9 @@ def test_curves_histograms_and_bars_are_drawn_from_their_shape(tmp_path):
             "degree_histogram": {"1": 1000, "2": 10, "10": 1},
             "score_histogram": [{"low": i / 10, "high": (i + 1) / 10, "count": i} for i in range(10)],
             "topics": {f"topic {i}": i + 1 for i in range(8)},
+            "degrees": [{"from": i, "to": i, "entities": 9 - i} for i in range(4)],
+            "relations": [{"relation": f"P{i}", "label": f"name {i}", "triples": i} for i in range(3)],
+            "plain_rows": [{"name": "x", "a": 1, "b": 2}, {"name": "y", "a": 3, "b": 4}],
             "after": {"loss": 1.0, "accuracy": 0.5},
             "before": {"loss": 2.0, "accuracy": 0.1},
         },
@@ -142,9 +145,11 @@ def test_curves_histograms_and_bars_are_drawn_from_their_shape(tmp_path):
         "degree histogram",
         "score histogram",
         "topics",
+        "degrees",
+        "relations",
     ]
     assert html.count("<polyline") == 3
-    assert len(page.named("rect")) == 1 + 3 + 10 + 8
+    assert len(page.named("rect")) == 1 + 3 + 10 + 8 + 4 + 3
     before_and_after = page.text[page.text.index("loss") :]
     assert before_and_after.index("after") < before_and_after.index("before")
 
