@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ernie.errors import InputError
+from kg.errors import InputError
 from pretrain.instances import Instance
 
 INDEX = "index.json"

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ernie.errors import InputError
 from ernie.inputs import IGNORED
+from kg.errors import InputError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -105,10 +105,9 @@ def load_tokenizer(folder: Path, entity_rows: dict[str, int]) -> ErnieTokenizer:
     Raises:
         InputError: the folder holds no tokenizer, or one without [CLS], [SEP], [MASK] or padding.
     """
-    try:
-        tokenizer = ErnieTokenizer.from_pretrained(folder, entity_rows)
-    except (OSError, KeyError) as error:
-        raise InputError(f"{folder}: expected a tokenizer (tokenizer.json or vocab.txt): {error}") from None
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+        raise InputError(f"{folder}: expected a tokenizer, but there is neither tokenizer.json nor vocab.txt")
+    tokenizer = ErnieTokenizer.from_pretrained(folder, entity_rows)
     fast = tokenizer.fast_tokenizer
     missing = [n for n in ("cls_token", "sep_token", "mask_token", "pad_token") if getattr(fast, n) is None]
     if missing:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig
 
 from ernie.collation import pad_batch
 from ernie.conversion import FRESH_ON_BERT, ernie_from_bert
@@ -29,7 +30,7 @@ from pretrain.dataset import Instances
 from pretrain.masking import MaskingRates, WordPieces, mask_batch
 from pretrain.objectives import HeldOutScores, ObjectiveWeights, compute_losses, count_targets
 from pretrain.prepare import STAGE as PREPARE
-from pretrain.prepare import describe_tokenizer, load_tokenizer
+from pretrain.prepare import describe_entities, describe_tokenizer, load_tokenizer, read_entity_rows
 
 STAGE = "pretrain run"
 EVALUATION_BATCH = 32
@@ -91,7 +92,7 @@ def run(config: PretrainConfig) -> Path:
         base = resolve_source(config.base)
         tokenizer = load_tokenizer(base, {})
         table = EntityTable.open(config.vectors)
-        require_matching(train_set, tokenizer=tokenizer, table=table)
+        require_matching(train_set, tokenizer=tokenizer, table=table, entity_rows=read_entity_rows(config.vectors))
         model, saved_dropouts = _fresh_model(config, base, table)
         require_vocabulary(train_set, model.config.vocab_size, base)
         result = _train(model, train_set, dev_set, config, writer.path / "checkpoints")
@@ -145,24 +146,31 @@ class PretrainingCollate:
         )
 
 
-def require_matching(instances: Instances, *, tokenizer: ErnieTokenizer, table: EntityTable) -> None:
+def require_matching(
+    instances: Instances, *, tokenizer: ErnieTokenizer, table: EntityTable, entity_rows: dict[str, int]
+) -> None:
     """
     Raises:
-        InputError: the instances are empty, of another vocabulary, or point past the end of the entity table.
+        InputError: the instances are empty, of another vocabulary, of another graph, or point past the end of the table.
     """
+    remedy = f"run `ernie-kg {PREPARE}`"
     if len(instances) == 0:
-        raise InputError(f"{instances.folder} holds no instance; run `ernie-kg {PREPARE}` with other settings")
+        raise InputError(f"{instances.folder} holds no instance; {remedy} with other settings")
     described, own = instances.described, describe_tokenizer(tokenizer)
     if described["tokenizer_digest"] != own["tokenizer_digest"]:
         raise InputError(
             f"{instances.folder} was made with another vocabulary ({described['vocab_size']:,} pieces) than the base's "
-            f"({own['vocab_size']:,}); run `ernie-kg {PREPARE}` with this base as tokenizer"
+            f"({own['vocab_size']:,}); {remedy} with this base as tokenizer"
         )
     highest = int(instances.arrays["entity_ids"].max(initial=0))
     if highest >= table.num_rows or described["num_entities"] != table.num_rows - 1:
         raise InputError(
             f"{instances.folder} names entity rows up to {highest:,} of {described['num_entities']:,} entities, the "
-            f"vectors have {table.num_rows - 1:,}; run `ernie-kg {PREPARE}` with these vectors"
+            f"vectors have {table.num_rows - 1:,}; {remedy} with these vectors"
+        )
+    if described["entities_digest"] != describe_entities(entity_rows)["entities_digest"]:
+        raise InputError(
+            f"{instances.folder} was made with vectors of other entities, or in another order; {remedy} with these vectors"
         )
 
 
@@ -228,8 +236,6 @@ def _fresh_model(config: PretrainConfig, base: Path, table: EntityTable) -> tupl
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(config.seed, "fresh weights"))
         model = ernie_from_bert(base, entity_size=table.entity_size, layer_types=config.layer_types, **settings)
-    from transformers import AutoConfig
-
     original = AutoConfig.from_pretrained(str(base))
     model.attach_entity_table(table.controlled(config.entity_control, config.seed))
     return model, {name: getattr(original, name) for name in settings}

@@ -15,14 +15,15 @@ BREAK = re.compile(
     re.VERBOSE,
 )
 ABBREVIATION = re.compile(r"(?:^|[\s(\[\"'“‘])(?P<word>[^\s(\[\"'“‘]+)\.$")
-ABBREVIATIONS = frozenset(
-    """
-    mr mrs ms dr prof st sr jr rev hon gen col capt lt sgt maj gov sen rep pres mt ft no nos vol pp ed eds fig vs cf al
-    etc ca c b d r fl approx e.g i.e a.k.a inc ltd co corp bros dept univ u.s u.k ph.d
-    jan feb mar apr jun jul aug sep sept oct nov dec
-    """.split()  # noqa: SIM905
-)
+TITLES_AND_SHORTENINGS = """
+    mr mrs ms dr prof st sr jr rev hon gen col capt lt sgt maj gov sen rep pres mt ft ed eds vs cf al etc approx
+    e.g i.e a.k.a inc ltd co corp bros dept univ u.s u.k ph.d
+"""
+ABBREVIATIONS = frozenset(TITLES_AND_SHORTENINGS.split())
 """Words, without their last stop, that seldom end a sentence."""
+NUMBERED = "no nos vol pp p fig b d r c ca fl jan feb mar apr jun jul aug sep sept oct nov dec"
+BEFORE_NUMBERS = frozenset(NUMBERED.split())
+"""Words that seldom end a sentence when a number follows."""
 
 
 def split_sentences(text: str) -> list[tuple[int, int]]:
@@ -37,7 +38,7 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
     """
     starts = [0]
     for found in BREAK.finditer(text):
-        if found["stop"] != "." or not _is_abbreviation(text, found.end("stop")):
+        if found["stop"] != "." or not _is_abbreviation(text, found.end("stop"), found.end()):
             starts.append(found.end())
     spans = (_trim(text, start, end) for start, end in zip(starts, [*starts[1:], len(text)], strict=True))
     return [(start, end) for start, end in spans if start < end]
@@ -70,12 +71,14 @@ def keep_mentions_whole(
     return joined
 
 
-def _is_abbreviation(text: str, stop: int) -> bool:
-    """Whether the stop that ends at `stop` belongs to the word before it."""
+def _is_abbreviation(text: str, stop: int, following: int) -> bool:
+    """Whether the stop that ends at `stop` belongs to the word before it; `following`: where the next word begins."""
     found = ABBREVIATION.search(text[max(0, stop - 24) : stop])
     if found is None:
         return False
     word = found["word"]
+    if word.lower() in BEFORE_NUMBERS and text[following].isdigit():
+        return True
     return word.lower() in ABBREVIATIONS or (len(word) == 1 and word.isupper()) or _is_initials(word)
 
 
