@@ -72,8 +72,8 @@ class DistillConfig:
     """The loop of the second phase; every `eval_every` steps dev is scored, and the best weights are kept."""
     weights: LayerLossWeights = field(default_factory=LayerLossWeights)
     """Factors of the first phase's terms."""
-    relation_heads: int = 12
-    """Heads the relations are split into; must divide both widths."""
+    relation_heads: int = 0
+    """Heads the relations are split into, a divisor of both widths; 0: the largest up to the teacher's heads."""
     temperature: float = 1.0
     """Of both softmaxes in the second phase; the paper finds 1 best."""
     class_mean: bool = False

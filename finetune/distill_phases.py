@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from finetune.data import Split, collate, lengths_of
 from kg.progress import progress
 
 if TYPE_CHECKING:
-    from transformers import BertForSequenceClassification
+    from transformers import BertForSequenceClassification, PreTrainedConfig
 
     from ernie.training import TrainingResult
     from finetune.distill import DistillConfig
@@ -81,7 +82,7 @@ def learn_layers(config: DistillConfig, pair: TeacherAndStudent, checkpoints: Pa
             teacher_width=teacher.hidden_size,
             layer_map=uniform_layer_map(student.num_hidden_layers, teacher.num_hidden_layers),
             weights=config.weights,
-            relation_heads=config.relation_heads,
+            relation_heads=config.relation_heads or _relation_heads(student, teacher),
             num_heads=(student.num_attention_heads, teacher.num_attention_heads),
         )
     return _train(
@@ -93,6 +94,12 @@ def learn_layers(config: DistillConfig, pair: TeacherAndStudent, checkpoints: Pa
         "distilling layers",
         compute_losses=lambda phase, batch: phase(batch, pair.teacher.model),
     )
+
+
+def _relation_heads(student: PreTrainedConfig, teacher: PreTrainedConfig) -> int:
+    """The largest number, not above the teacher's attention heads, that divides both widths."""
+    common = math.gcd(student.hidden_size, teacher.hidden_size)
+    return next(heads for heads in range(teacher.num_attention_heads, 0, -1) if common % heads == 0)
 
 
 def learn_answers(config: DistillConfig, pair: TeacherAndStudent, checkpoints: Path) -> TrainingResult:

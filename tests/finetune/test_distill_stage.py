@@ -85,7 +85,7 @@ def world(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 def _config(world: dict[str, Path], output: Path, **settings) -> distill.DistillConfig:
-    given = {"num_layers": 1, "intermediate": SHORT, "prediction": SHORT, "relation_heads": 2, "num_timed": 3}
+    given = {"num_layers": 1, "intermediate": SHORT, "prediction": SHORT, "num_timed": 3}
     return distill.DistillConfig(output=output, **world, **{**given, **settings})
 
 
@@ -184,14 +184,14 @@ def test_a_students_folder_may_have_another_width_but_no_other_tokenizer(world, 
     """Position by position the losses would compare different words, and still go down."""
     pieces = (pretrained / "vocab.txt").read_text().split()
     narrow = _bert(tmp_path / "narrow", pieces)
-    folder = distill.run(_config(world, tmp_path / "student", student=str(narrow), relation_heads=4))
+    folder = distill.run(_config(world, tmp_path / "student", student=str(narrow)))
     student = BertForSequenceClassification.from_pretrained(folder)
     assert student.config.hidden_size == 16
     assert student.config.vocab_size == len(pieces) + 2
     assert not [name for name in student.state_dict() if "projection" in name]
     swapped = _bert(tmp_path / "swapped", [*pieces[:5], *reversed(pieces[5:])])
     with pytest.raises(InputError, match="tokenizer differs"):
-        distill.run(_config(world, tmp_path / "other", student=str(swapped), relation_heads=4))
+        distill.run(_config(world, tmp_path / "other", student=str(swapped)))
 
 
 def _teacher(layer_types: list[str]) -> ernie.ErnieForEntityTyping:
