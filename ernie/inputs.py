@@ -32,12 +32,8 @@ INPUTS: dict[str, ModelInput] = {
         padding=0,
         meaning="word-piece rows; the tokenizer's own padding id replaces 0",
     ),
-    "attention_mask": ModelInput(
-        axis="tokens", dtype=torch.long, padding=0, meaning="1 at a real word piece"
-    ),
-    "token_type_ids": ModelInput(
-        axis="tokens", dtype=torch.long, padding=0, meaning="0 first sentence, 1 second"
-    ),
+    "attention_mask": ModelInput(axis="tokens", dtype=torch.long, padding=0, meaning="1 at a real word piece"),
+    "token_type_ids": ModelInput(axis="tokens", dtype=torch.long, padding=0, meaning="0 first sentence, 1 second"),
     "entity_ids": ModelInput(
         axis="entities", dtype=torch.long, padding=0, meaning="rows of the entity table, row 0 is no entity"
     ),
@@ -50,9 +46,7 @@ INPUTS: dict[str, ModelInput] = {
     "entity_positions": ModelInput(
         axis="entities", dtype=torch.long, padding=0, meaning="index of the mention's first word piece"
     ),
-    "entity_attention_mask": ModelInput(
-        axis="entities", dtype=torch.long, padding=0, meaning="1 at a real entity"
-    ),
+    "entity_attention_mask": ModelInput(axis="entities", dtype=torch.long, padding=0, meaning="1 at a real entity"),
     "labels": ModelInput(
         axis="tokens",
         dtype=torch.long,

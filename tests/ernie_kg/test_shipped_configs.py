@@ -1,0 +1,26 @@
+"""Every YAML that the project ships loads; a new one cannot be forgotten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ernie_kg.pipeline import load_road
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+ROADS = ["own-data.yaml", "quickstart.yaml"]
+
+
+def test_the_list_below_is_the_folder() -> None:
+    assert sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")) == ROADS
+
+
+@pytest.mark.parametrize("name", ROADS)
+def test_a_road_loads_and_agrees_on_its_split(name: str) -> None:
+    """Test documents stay out of pretraining only if seed and shares are the same in every stage that splits."""
+    steps = load_road(CONFIGS / name)
+    assert len(steps) == len(yaml.safe_load((CONFIGS / name).read_text())["stages"])
+    splitting = [s.config for s in steps if s.command in ("finetune examples", "pretrain prepare")]
+    assert len({(c.seed, c.dev, c.test) for c in splitting}) == 1  # type: ignore[attr-defined]
