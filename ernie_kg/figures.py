@@ -3,7 +3,7 @@
 | shape | shown as |
 |---|---|
 | number, text, [low, high] | a row of a table |
-| list of objects with `step` | curves over steps, losses in one chart |
+| list of objects with `step` or `epoch` | curves over it, losses in one chart |
 | list of [x, count], object with number keys | columns of a histogram |
 | list of objects {low, high, a count} | columns of a histogram |
 | list of objects with one number ≥ 0 and a name | bars |
@@ -27,6 +27,7 @@ from ernie_kg import svg
 MIN_BARS = 6
 MAX_COLUMNS = 60
 MAX_ROWS = 200
+X_KEYS = ("step", "epoch")
 LOW_KEYS, HIGH_KEYS = ("low", "from", "lower"), ("high", "to", "upper")
 
 
@@ -141,16 +142,15 @@ def _chart(name: str, value: Any) -> str:
 
 
 def _curves(rows: Sequence[Mapping[str, Any]], title: str) -> Iterator[str]:
-    """One chart for all losses, one for every other measure, each over `step`."""
-    names = dict.fromkeys(key for row in rows for key in row if key != "step" and is_number(row[key]))
+    """One chart for all losses, one for every other measure, each over the step (or the epoch)."""
+    x = _x_key(rows)
+    names = dict.fromkeys(key for row in rows for key in row if key not in X_KEYS and is_number(row[key]))
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault("loss" if "loss" in name else name, []).append(name)
     for group, members in groups.items():
-        series = {
-            readable(name): [(row["step"], row[name]) for row in rows if is_number(row.get(name))] for name in members
-        }
-        drawn = svg.line_chart(series, title=f"{title}: {readable(group)}", x_label="step")
+        series = {readable(name): [(row[x], row[name]) for row in rows if is_number(row.get(name))] for name in members}
+        drawn = svg.line_chart(series, title=f"{title}: {readable(group)}", x_label=x)
         if drawn:
             yield f'<div class="chart"><p>{escape(readable(group))}</p>{drawn}</div>'
 
@@ -212,7 +212,12 @@ def _folded(content: str) -> str:
 
 
 def _is_curve(value: Any) -> bool:
-    return _is_rows(value) and all(is_number(row.get("step")) for row in value)
+    return _is_rows(value) and bool(_x_key(value))
+
+
+def _x_key(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What a curve runs over, empty for rows that are no curve."""
+    return next((key for key in X_KEYS if all(is_number(row.get(key)) for row in rows)), "")
 
 
 def _is_rows(value: Any) -> bool:
