@@ -122,19 +122,29 @@ def fitting_batch_size(num_entities: int) -> int:
 
 def _compare(batch: np.ndarray, scores: Tensor, known: KnownAnswers, side: int) -> tuple[np.ndarray, np.ndarray]:
     """How many unfiltered candidates beat, and how many tie with, each true entity."""
-    target = torch.from_numpy(batch[:, 2 if side == 0 else 0])
-    truth = scores.gather(1, target.unsqueeze(1))
+    target = batch[:, 2 if side == 0 else 0]
+    truth = scores.gather(1, torch.from_numpy(target).unsqueeze(1))
     if torch.isnan(truth).any():
         raise ValueError("the score of a true triple is NaN; the vectors it was computed from are damaged")
+    rows, columns = _ignored(batch, target, known, side, width=scores.shape[1])
+    left_out = scores.numpy()[rows, columns]
+    truths = truth.numpy()[rows, 0]
+    worse = np.count_nonzero((scores < truth).numpy(), axis=1)
+    equal = np.count_nonzero((scores == truth).numpy(), axis=1)
+    worse -= np.bincount(rows, weights=left_out < truths, minlength=len(batch)).astype(np.int64)
+    equal -= np.bincount(rows, weights=left_out == truths, minlength=len(batch)).astype(np.int64)
+    candidates = scores.shape[1] - np.bincount(rows, minlength=len(batch))
+    return candidates - worse - equal, equal
+
+
+def _ignored(
+    batch: np.ndarray, target: np.ndarray, known: KnownAnswers, side: int, *, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cells of a (len(batch), width) score matrix that are no candidates: known answers, the truth itself, column 0."""
+    every = np.arange(len(batch))
     which, answer = known.of(batch, side)
-    ignored = torch.zeros(scores.shape, dtype=torch.bool)
-    ignored[torch.from_numpy(which), torch.from_numpy(answer)] = True
-    ignored[:, 0] = True
-    ignored.scatter_(1, target.unsqueeze(1), True)
-    not_worse = ~(scores < truth) & ~ignored
-    equal = (scores == truth) & ~ignored
-    ties = equal.sum(1)
-    return (not_worse.sum(1) - ties).numpy(), ties.numpy()
+    cells = np.unique(np.concatenate([which * width + answer, every * width + target, every * width]))
+    return cells // width, cells % width
 
 
 def metrics_by_relation(triples: np.ndarray, ranks: Ranks) -> list[dict[str, float]]:

@@ -34,14 +34,12 @@ class Norm:
     paired_gradient: queries, targets, distances, dL/ddistance (...) -> dL/dqueries; dL/dtargets is its negative.
     crossed: (b, m, dim), (b, n, dim) -> (b, m, n): every query against every candidate of its block.
     crossed_gradient: queries, candidates, distances, dL/ddistance (b, m, n) -> dL/dqueries, dL/dcandidates.
-    power: p of the p-norm, for `torch.cdist`.
     """
 
     paired: Callable[[Tensor, Tensor], Tensor]
     paired_gradient: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     crossed: Callable[[Tensor, Tensor], Tensor]
     crossed_gradient: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-    power: float
 
 
 def _l2_paired(queries: Tensor, targets: Tensor) -> Tensor:
@@ -95,8 +93,8 @@ def _l1_crossed_gradient(
 
 
 NORMS = {
-    "l1": Norm(_l1_paired, _l1_paired_gradient, _l1_crossed, _l1_crossed_gradient, 1.0),
-    "l2": Norm(_l2_paired, _l2_paired_gradient, _l2_crossed, _l2_crossed_gradient, 2.0),
+    "l1": Norm(_l1_paired, _l1_paired_gradient, _l1_crossed, _l1_crossed_gradient),
+    "l2": Norm(_l2_paired, _l2_paired_gradient, _l2_crossed, _l2_crossed_gradient),
 }
 
 
@@ -107,7 +105,8 @@ class Loss(Protocol):
     """A loss over shared negatives, with its gradient.
 
     positive: scores of the true triples, shape (num_blocks, num_queries).
-    negative: scores of the negatives, shape (num_blocks, num_queries, num_negatives); -inf = a true triple, ignore.
+    negative: scores of the negatives, shape (num_blocks, num_queries, num_negatives); -inf = a true triple, ignore;
+        may be overwritten.
     margin: gamma, in units of distance. temperature: alpha, sharpness of the self-adversarial weights.
 
     Returns the sum over queries (a scalar), and its gradients by `positive` and by `negative`.
@@ -139,9 +138,13 @@ def cross_entropy(
 
     Ruffinelli et al. 2020 ("You CAN teach an old dog new tricks"), there called KL, over sampled negatives.
     """
-    normaliser = torch.logaddexp(positive, torch.logsumexp(negative, -1))
-    value = (normaliser - positive).sum()
-    return value, torch.exp(positive - normaliser) - 1.0, torch.exp(negative - normaliser.unsqueeze(-1))
+    highest = torch.maximum(positive, negative.amax(-1))
+    shares = negative.sub_(highest.unsqueeze(-1)).exp_()
+    positive = positive - highest
+    normaliser = shares.sum(-1) + positive.exp()
+    shares /= normaliser.unsqueeze(-1)
+    value = (normaliser.log() - positive).sum()
+    return value, positive.exp() / normaliser - 1.0, shares
 
 
 def margin_ranking(
@@ -222,9 +225,8 @@ class TransE:
 
     def score_all(self, triples: Tensor, side: int) -> Tensor:
         """Scores of every entity row as the missing entity, shape (n, num_entities + 1); column 0 means nothing."""
-        return -torch.cdist(
-            self.queries(triples, side), self.entities, p=self.norm.power, compute_mode="use_mm_for_euclid_dist"
-        )
+        found = self.norm.crossed(self.queries(triples, side).unsqueeze(0), self.entities.unsqueeze(0))
+        return found.squeeze(0).neg_()
 
     def gradient(
         self,
@@ -251,8 +253,8 @@ class TransE:
         if known is not None:
             scores[known.true_negatives(triples, negatives)] = -torch.inf
         value, by_positive, by_negative = loss(-near, scores, margin=margin, temperature=temperature)
-        pull = self.norm.paired_gradient(queries, targets, near, -by_positive)
-        by_queries, by_candidates = self.norm.crossed_gradient(queries, candidates, far, -by_negative)
+        pull = self.norm.paired_gradient(queries, targets, near, by_positive.neg_())
+        by_queries, by_candidates = self.norm.crossed_gradient(queries, candidates, far, by_negative.neg_())
         by_queries = (by_queries + pull).view(2, -1, dim)
         by_targets = pull.view(2, -1, dim).flip(0)
         relation_rows, by_relations = self._relation_gradient(triples[:, 1], by_queries)

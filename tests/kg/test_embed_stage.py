@@ -1,0 +1,185 @@
+"""`kg embed` on small made graphs: its files, its honesty about held-out triples, and what it refuses."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from safetensors.numpy import load_file
+
+from kg.artifact import open_artifact, write_artifact
+from kg.embed import EmbedConfig, run
+from kg.errors import InputError
+from kg.graph import ENTITIES, RELATIONS, KnowledgeGraph
+from kg.index import VectorIndex
+
+SMALL = {"dim": 16, "num_negatives": 32, "chunk_size": 32, "batch_size": 64, "threads": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeConfig:
+    output: Path
+
+    def inputs(self):
+        return {}
+
+
+def made_graph(folder, triples, num_entities, num_relations=2):
+    names = [f"e{row}" for row in range(1, num_entities + 1)]
+    entities = [
+        {"row": row, "id": n, "label": n, "aliases": [], "description": "", "types": [], "count": 0}
+        for row, n in enumerate(names, 1)
+    ]
+    relations = [{"row": row, "id": f"r{row}", "label": f"r{row}"} for row in range(num_relations)]
+    graph = KnowledgeGraph(
+        entities=pa.Table.from_pylist(entities, schema=ENTITIES),
+        relations=pa.Table.from_pylist(relations, schema=RELATIONS),
+        aliases=pa.table({"alias": ["a"], "entity": [1], "prior": [1.0]}),
+        triples=np.asarray(triples),
+    )
+    with write_artifact(MadeConfig(output=folder), stage="kg build") as writer:
+        graph.save(writer.path)
+    return folder
+
+
+def cube_graph(folder, axes=5):
+    """The points of {0, 1, 2}^axes, a relation "one further" for each axis: a translation says it all."""
+    triples = [
+        (point + 1, axis, point + 3**axis + 1)
+        for point in range(3**axes)
+        for axis in range(axes)
+        if point // 3**axis % 3 < 2
+    ]
+    return made_graph(folder, triples, 3**axes, axes)
+
+
+def test_the_artifact_holds_what_readers_rely_on(tmp_path):
+    """Rows, ids and index are read by four later stages; a shift by one is a wrong vector for every entity."""
+    graph = cube_graph(tmp_path / "graph")
+    config = EmbedConfig(graph=graph, output=tmp_path / "vectors", valid=0.05, test=0.05, epochs=40, **SMALL)
+    assert run(config) == tmp_path / "vectors"
+    manifest = open_artifact(config.output, stage="kg embed")
+    vectors = load_file(config.output / "entity_embeddings.safetensors")["entity_embeddings"]
+    relations = load_file(config.output / "relation_embeddings.safetensors")["relation_embeddings"]
+    ids = (config.output / "vocabulary.txt").read_text().split("\n")[:-1]
+    assert (vectors.shape, vectors.dtype, relations.shape) == ((244, 16), np.float32, (5, 16))
+    assert not vectors[0].any()
+    assert ids == [f"e{row}" for row in range(1, 244)]
+    found, scores = VectorIndex.load(config.output).search(vectors[[5, 200]], 1)
+    assert found == [["e5"], ["e200"]]
+    np.testing.assert_allclose(scores, 1.0, atol=1e-5)
+    assert manifest.figures["mrr"] > 0.3, "a chance scorer has 0.03"
+    assert {line["relation"] for line in manifest.figures["test_by_relation"]} <= {f"r{axis}" for axis in range(5)}
+    losses = [point["loss"] for point in manifest.figures["loss_curve"]]
+    assert losses[-1] < losses[0]
+    assert manifest.counts["train_triples"] + manifest.counts["valid_triples"] + manifest.counts["test_triples"] == 810
+    assert manifest.data["headline"].startswith("filtered MRR 0.")
+
+
+def test_the_reported_table_is_the_written_one(tmp_path):
+    """A figure of the last epoch beside the vectors of the best one, or the reverse, is nobody's figure."""
+    from kg.ranking import KnownAnswers, rank_triples
+    from kg.split import split_triples
+    from kg.transe import TransE
+
+    folder = cube_graph(tmp_path / "graph")
+    config = EmbedConfig(graph=folder, output=tmp_path / "v", valid=0.05, test=0.05, epochs=30, **SMALL)
+    manifest = open_artifact(run(config), stage="kg embed")
+    graph = KnowledgeGraph.load(folder)
+    import torch
+
+    tables = [load_file(config.output / f"{n}_embeddings.safetensors")[f"{n}_embeddings"] for n in ("entity", "relation")]
+    model = TransE(*(torch.from_numpy(table) for table in tables))
+    split = split_triples(graph.triples, seed=0, valid=0.05, test=0.05)
+    known = KnownAnswers(graph.triples, num_relations=5)
+    assert rank_triples(split.test, model.score_all, known).metrics()["mrr"] == pytest.approx(manifest.figures["mrr"])
+
+
+def test_left_out_facts_reach_no_vector(tmp_path):
+    """A leak is invisible downstream: the task only gets better."""
+    folder = made_graph(tmp_path / "graph", [(i, 0, i + 1) for i in range(1, 40)] + [(41, 1, 42)], 43)
+    facts = tmp_path / "facts.tsv"
+    facts.write_text("e42\tr0\te41\ne3\tr0\te9\nstranger\tr0\te1\n")
+    config = EmbedConfig(graph=folder, output=tmp_path / "v", leave_out=(facts,), epochs=3, **SMALL)
+    manifest = open_artifact(run(config), stage="kg embed")
+    vectors = load_file(config.output / "entity_embeddings.safetensors")["entity_embeddings"]
+    zero = np.flatnonzero(~vectors.any(axis=1)).tolist()
+    assert zero == [0, 41, 42, 43]
+    assert manifest.dropped == {
+        "fact_pair": 1,
+        "fact_head_relation": 1,
+        "entity_vector_zero_no_triple": 1,
+        "entity_vector_zero_all_left_out": 2,
+        "relation_vector_zero": 1,
+    }
+    assert manifest.counts["facts_left_out"] == 3
+    assert manifest.counts["fact_unknown_entity"] == 1
+    assert manifest.counts["indexed_entities"] == 40
+
+
+@pytest.mark.parametrize("count", [1, 60])
+def test_a_graph_too_small_to_hold_out_says_so(tmp_path, count):
+    """An MRR over two triples looks like any other MRR."""
+    folder = made_graph(tmp_path / "graph", [(i, 0, i + 1) for i in range(1, count + 1)], count + 1, 1)
+    manifest = open_artifact(
+        run(EmbedConfig(graph=folder, output=tmp_path / "v", epochs=2, **SMALL)), stage="kg embed"
+    )
+    assert manifest.figures["mrr"] is None
+    assert "fewer than 10" in manifest.figures["mrr_reason"]
+    assert manifest.counts["held_out_too_small"] == 1
+    assert manifest.counts["train_triples"] == count
+
+
+def test_a_seed_decides_the_artifact(tmp_path):
+    """Skipping finished stages rests on this: the same config and inputs are the same content."""
+    folder = cube_graph(tmp_path / "graph", 3)
+    runs = [
+        open_artifact(
+            run(EmbedConfig(graph=folder, output=tmp_path / name, epochs=4, seed=seed, **SMALL)), stage="kg embed"
+        )
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    digests = [m.data["files"]["entity_embeddings.safetensors"]["sha256"] for m in runs]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_training_stops_when_validation_no_longer_improves(tmp_path):
+    """Without the stop a run costs its whole budget; without the kept copy the stop costs quality."""
+    folder = cube_graph(tmp_path / "graph")
+    settings = SMALL | {"evaluate_every": 1, "patience": 2, "epochs": 400, "valid": 0.1, "test": 0.1}
+    figures = open_artifact(run(EmbedConfig(graph=folder, output=tmp_path / "v", **settings)), stage="kg embed").figures
+    curve = [point["mrr"] for point in figures["validation_curve"]]
+    assert figures["stopped_by"] == "patience"
+    assert figures["validation_mrr"] == max(curve)
+    assert figures["best_epoch"] == curve.index(max(curve)) + 1
+    assert figures["epochs"] == figures["best_epoch"] + 2
+
+
+def test_a_time_limit_still_measures_what_it_leaves(tmp_path):
+    """A run cut short must not report `mrr: null` or an untrained table."""
+    folder = cube_graph(tmp_path / "graph")
+    config = EmbedConfig(graph=folder, output=tmp_path / "v", max_minutes=1e-6, valid=0.1, test=0.1, **SMALL)
+    figures = open_artifact(run(config), stage="kg embed").figures
+    assert (figures["stopped_by"], figures["epochs"], figures["best_epoch"]) == ("max_minutes", 1, 1)
+    assert figures["mrr"] > 0
+
+
+def test_what_a_user_can_cause_is_one_line(tmp_path):
+    """Each of these would otherwise be a traceback, or a table of NaN."""
+    folder = cube_graph(tmp_path / "graph", 3)
+    with pytest.raises(InputError, match="ernie-kg kg build"):
+        run(EmbedConfig(graph=tmp_path / "none", output=tmp_path / "v"))
+    with pytest.raises(InputError, match="expected dim above 0, got 0"):
+        EmbedConfig(graph=folder, output=tmp_path / "v", dim=0)
+    facts = tmp_path / "facts.tsv"
+    facts.write_text("e1 r0 e2\n")
+    with pytest.raises(InputError, match=r"facts.tsv:1"):
+        run(EmbedConfig(graph=folder, output=tmp_path / "v", leave_out=(facts,)))
+    with pytest.raises(InputError, match="lower the learning rate"):
+        run(EmbedConfig(graph=folder, output=tmp_path / "v", learning_rate=1e30, epochs=50, **SMALL))
+    single = made_graph(tmp_path / "single", [(1, 0, 2)], 2, 1)
+    facts.write_text("e1\tr0\te2\n")
+    with pytest.raises(InputError, match="no triple is left"):
+        run(EmbedConfig(graph=single, output=tmp_path / "v", leave_out=(facts,)))
+    assert not list(tmp_path.glob("v*")), "a failed run leaves no folder"
