@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
 from functools import cache
 from itertools import pairwise
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from entity_linking.normalise import Flags, Ints
-from entity_linking.policy import ACRONYM_LENGTH, FUNCTION_WORDS, numerals, plural
+from entity_linking.policy import ACRONYM_LENGTH, ADJECTIVES, FUNCTION_WORDS, numerals, plural
 from entity_linking.tokens import LONGEST_TOKEN, Hashes, Tokens, mix, tokenise
 
 Keys = npt.NDArray[np.int32]
@@ -62,29 +62,23 @@ class AliasTable:
         derived = [(i, form) for i, alias in enumerate(aliases) if (form := plural(alias))] if plurals else []
         spellings = [*aliases, *(form for _, form in derived)]
         source = np.array([*range(len(aliases)), *(i for i, _ in derived)], dtype=np.int64)
-        parts = [
+        read = _Read.joined(
             _read(tokenise(spellings[low : low + ALIASES_AT_ONCE]), numbers=numbers)
             for low in range(0, max(len(spellings), 1), ALIASES_AT_ONCE)
-        ]
-        chains = np.concatenate([part.chains for part in parts])
-        sizes = np.concatenate([part.sizes for part in parts])
-        reasons = np.concatenate([part.reasons for part in parts])
-        capitals = np.concatenate([part.capitals for part in parts])
-        acronym = np.concatenate([part.acronym for part in parts])
-        function = np.concatenate([part.function for part in parts])
-        kept = np.flatnonzero(reasons == KEPT)
-        finals, inverse = np.unique(chains[kept, sizes[kept] - 1], return_inverse=True)
-        prefixes = np.unique(chains[kept][np.arange(MAX_TOKENS) < sizes[kept, None]])
+        )
+        kept = np.flatnonzero(read.reasons == KEPT)
+        sizes = read.sizes[kept]
+        finals, key = np.unique(read.chains[kept, sizes - 1], return_inverse=True)
+        prefixes = np.unique(read.chains[kept][np.arange(MAX_TOKENS) < sizes[:, None]])
         prefix_key = np.full(len(prefixes), NO_KEY, dtype=np.int32)
         prefix_key[np.searchsorted(prefixes, finals)] = np.arange(len(finals), dtype=np.int32)
         spelling_key = np.full(len(spellings), NO_KEY, dtype=np.int32)
-        spelling_key[kept] = inverse
+        spelling_key[kept] = key
         key_capitals = np.full(len(finals), MAX_TOKENS + 1, dtype=np.int64)
-        np.minimum.at(key_capitals, inverse, capitals[kept])
+        np.minimum.at(key_capitals, key, read.capitals[kept])
         key_acronym, key_function = np.ones((2, len(finals)), dtype=bool)
-        np.logical_and.at(key_acronym, inverse, acronym[kept])
-        np.logical_and.at(key_function, inverse, function[kept])
-        given = Counter(REASONS[code] for code in reasons[: len(aliases)].tolist() if code != KEPT)
+        np.logical_and.at(key_acronym, key, read.acronym[kept])
+        np.logical_and.at(key_function, key, read.function[kept])
         return cls(
             prefixes=prefixes,
             prefix_key=prefix_key,
@@ -93,9 +87,9 @@ class AliasTable:
             key_function=key_function,
             spelling_key=spelling_key,
             spelling_source=source,
-            spelling_capitals=capitals,
-            spelling_acronym=acronym,
-            dropped=given,
+            spelling_capitals=read.capitals,
+            spelling_acronym=read.acronym,
+            dropped=Counter(REASONS[code] for code in read.reasons[: len(aliases)].tolist() if code != KEPT),
         )
 
     def find(self, hashes: Hashes) -> tuple[Flags, Keys]:
@@ -115,6 +109,7 @@ REASONS = (
     "alias_number",
     "alias_one_letter",
     "alias_function_word",
+    "alias_adjective",
 )
 KEPT = 0
 
@@ -135,6 +130,12 @@ class _Read:
     acronym: Flags
     function: Flags
 
+    @classmethod
+    def joined(cls, parts: Iterable[_Read]) -> _Read:
+        """Parts one after the other."""
+        columns = zip(*(astuple(part) for part in parts))
+        return cls(*(np.concatenate(column) for column in columns))
+
 
 def _read(tokens: Tokens, *, numbers: bool) -> _Read:
     count = tokens.num_documents
@@ -149,11 +150,13 @@ def _read(tokens: Tokens, *, numbers: bool) -> _Read:
     numeral = tokens.is_word & (tokens.is_number | np.isin(tokens.hash, _hashes(tuple(numerals()))))
     function = total(tokens.is_word & np.isin(tokens.hash, _hashes(tuple(sorted(FUNCTION_WORDS))))) == words
     single = sizes == 1
+    adjective = single & (total(tokens.is_word & np.isin(tokens.hash, _hashes(tuple(sorted(ADJECTIVES))))) == 1)
     length = np.bincount(tokens.document, tokens.length, minlength=count)
     inner_break = tokens.breaks.copy()
     inner_break[starts[sizes > 0]] = False
     reasons = np.zeros(count, dtype=np.uint8)
     rules = (
+        ("alias_adjective", adjective & (capitals == 0)),
         ("alias_function_word", function & (capitals == 0)),
         ("alias_one_letter", (words == 1) & single & (length == 1)),
         ("alias_number", (total(numeral) == words) & (not numbers)),

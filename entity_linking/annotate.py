@@ -141,6 +141,7 @@ def run(config: LinkConfig) -> Path:
             numbers=config.numbers,
             plurals=config.plurals,
         )
+        writer.dropped.update(linker.dropped_aliases)
         total, seconds, linked_bytes = Tally(), 0.0, 0
         documents = read_corpus(config.corpus, config.source, writer.dropped)
         with progress("link documents") as bar:

@@ -52,6 +52,7 @@ class EntityLinker:
     detector: finds mentions. candidates: what each may mean. reranker: how likely each is.
     entities, labels: id and label by row, row 0 "".
     min_score: a mention whose best candidate scores less stays unlinked.
+    dropped_aliases: aliases of the graph that are never linked, by reason, for the record.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class EntityLinker:
         entities: Sequence[str],
         labels: Sequence[str],
         min_score: float = 0.5,
+        dropped_aliases: Counter[str] | None = None,
     ) -> None:
         self.detector = detector
         self.candidates = candidates
@@ -70,6 +72,7 @@ class EntityLinker:
         self.entities = entities
         self.labels = labels
         self.min_score = min_score
+        self.dropped_aliases = dropped_aliases or Counter()
 
     @classmethod
     def from_artifacts(
@@ -95,9 +98,10 @@ class EntityLinker:
         loaded = KnowledgeGraph.load(graph)
         table = AliasTable.from_aliases(alias_strings(loaded)[0], numbers=numbers, plurals=plurals)
         coherence = Coherence(load_vectors(Path(vectors), loaded), window=window) if vectors else None
+        candidates = CandidateTable.from_graph(loaded, table, max_candidates=max_candidates)
         return cls(
             detector=AliasMatcher(table),
-            candidates=CandidateTable.from_graph(loaded, table, max_candidates=max_candidates),
+            candidates=candidates,
             reranker=Reranker(
                 weights=weights or LinkWeights(),
                 coherence=coherence,
@@ -106,6 +110,7 @@ class EntityLinker:
             entities=["", *loaded.entity_vocab.identifiers],
             labels=loaded.labels,
             min_score=min_score,
+            dropped_aliases=table.dropped + Counter(candidates_beyond_limit=candidates.num_cut),
         )
 
     def link(self, text: str) -> list[Link]:

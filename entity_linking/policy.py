@@ -26,8 +26,22 @@ upon us use used using very via vs was wasn't we well went were weren't what wha
 whereas wherever whether which while who whoever whole whom whose why will with within without won't would wouldn't
 yes yet you your yours yourself ye de di du der den des el le les von van und il al
 """
+_ADJECTIVES = """
+academic active average basic big blind bold brief bright broad central chief clear close cold commercial common
+complex constant contemporary current daily dark deep direct dominant double dry early empty equal essential extreme
+fair fast favorite final fine firm flat free fresh full general global good grand great hard heavy high holy hot ideal
+imperial initial intermediate internal large little local lower main major maximum mean medium mild minimum minor
+mobile modern multiple narrow natural neutral normal official open original particular perfect periodic permanent
+plain polar poor popular positive possible potential practical present primary principal prime private pure quick
+quiet rapid rare raw ready real regular related rich right rough sacred scientific secret separate severe sharp short
+significant simple single slow small smart smooth social soft solid special specific spiritual static steady straight
+strange strong subsequent sweet tall thick thin tight total tough traditional true upper various vast vital warm weak
+wet white wide wild wise wrong young
+"""
 FUNCTION_WORDS = frozenset(_WORDS.split())
 """Words of English grammar, and particles of foreign names: no names unless capitals say so."""
+ADJECTIVES = frozenset(_ADJECTIVES.split())
+"""Common adjectives that dictionaries list as nouns too ("major", an officer): no names unless capitals say so."""
 
 ACRONYM_LENGTH = 4
 """Up to this length an alias in capitals ("US", "WHO") asks for capitals throughout."""

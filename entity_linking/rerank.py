@@ -22,9 +22,9 @@ class LinkWeights:
 
     prior: float = 1.0
     """Of log p(entity | alias), at most 0."""
-    coherence: float = 2.0
+    coherence: float = 1.0
     """Of the cosine with the neighbours' expected vectors, in [-1, 1]."""
-    context: float = 0.1
+    context: float = 0.2
     """Of the idf-weighted overlap of description and surroundings, 0 upwards."""
     case: float = 1.0
     """Of the case term: 1 a name written as one, -1 a capital where the entity has none, else 0."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from entity_linking.alias_table import AliasTable
 from entity_linking.matcher import AliasMatcher, leftmost
 from entity_linking.normalise import fold, fold_character
-from entity_linking.policy import FUNCTION_WORDS, numerals
+from entity_linking.policy import ADJECTIVES, FUNCTION_WORDS, numerals
 from entity_linking.tokens import SENTENCE_ENDS, tokenise
 
 PIECES = st.sampled_from(
@@ -117,7 +117,7 @@ def characters(text: str) -> list[tuple[str, int, int, bool, bool]]:
         folded = fold_character(c)
         if not folded and unicodedata.category(c) == "Mn" and out and out[-1][2] == i:
             start = out[-1][1]
-            out = [(f, s, i + 1 if s == start else e, b, l) for f, s, e, b, l in out]
+            out = [(f, s, i + 1 if s == start else e, *flags) for f, s, e, *flags in out]
         out += [(f, i, i + 1, k == 0, k == len(folded) - 1) for k, f in enumerate(folded)]
     return out
 
@@ -173,6 +173,7 @@ def slow_find(text: str, aliases: list[str]) -> list[tuple[int, int, tuple[str, 
         lower = not any(t.has_upper for t in tokens)
         bad = not words or numeral or len(tokens) > 16 or any(t.breaks for t in tokens[1:])
         bad |= len(tokens) == 1 and len(words[0]) == 1 if words else False
+        bad |= lower and len(tokens) == 1 and tokens[0].text in ADJECTIVES
         if not bad and not (lower and all(w in FUNCTION_WORDS for w in words)):
             readings.setdefault(tuple(t.text for t in tokens), []).append(tokens)
     tokens, found, i = slow_tokens(text), [], 0
@@ -283,13 +284,14 @@ def test_spelling_decides_which_mentions_count(text: str, surfaces: list[str]) -
 
 def test_aliases_that_are_no_names_are_counted_by_reason() -> None:
     """An alias left out in silence is an entity that is never linked, with nothing to show why."""
-    aliases = ["x", "...", "1984", "XIV", "it", "a\n\nb", " ".join("abcdefghijklmnopqrs"), "", "fine"]
+    aliases = ["x", "major", "...", "1984", "XIV", "it", "a\n\nb", " ".join("abcdefghijklmnopqrs"), "", "bone"]
     table = AliasTable.from_aliases(aliases)
     assert table.dropped == {
         "alias_one_letter": 1,
         "alias_without_word": 2,
         "alias_number": 2,
         "alias_function_word": 1,
+        "alias_adjective": 1,
         "alias_with_empty_line": 1,
         "alias_too_long": 1,
     }
