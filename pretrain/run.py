@@ -151,7 +151,7 @@ def require_matching(
 ) -> None:
     """
     Raises:
-        InputError: the instances are empty, of another vocabulary, of another graph, or point past the end of the table.
+        InputError: the instances are empty, of another vocabulary or graph, or point past the end of the table.
     """
     remedy = f"run `ernie-kg {PREPARE}`"
     if len(instances) == 0:
@@ -170,7 +170,8 @@ def require_matching(
         )
     if described["entities_digest"] != describe_entities(entity_rows)["entities_digest"]:
         raise InputError(
-            f"{instances.folder} was made with vectors of other entities, or in another order; {remedy} with these vectors"
+            f"{instances.folder} was made with vectors of other entities, or in another order; "
+            f"{remedy} with these vectors"
         )
 
 
