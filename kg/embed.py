@@ -48,37 +48,37 @@ class EmbedConfig:
     norm: Literal["l1", "l2"] = "l2"
     """Distance between head + relation and tail; l1 is 15 to 20 times slower on a CPU."""
     loss: Literal["cross_entropy", "self_adversarial", "margin"] = "cross_entropy"
-    """cross_entropy: softmax over the true triple and its negatives; self_adversarial: RotatE's; margin: the paper's."""
+    """cross_entropy: softmax over a true triple and its negatives; self_adversarial: RotatE's; margin: the paper's."""
     margin: float = 6.0
     """Gamma of self_adversarial and margin, in units of distance; cross_entropy has none."""
     temperature: float = 1.0
     """Alpha of self_adversarial: 0 weighs all negatives alike."""
     reciprocal: bool = False
     """Gives every relation a second vector for the question "which head?"; only the first is written."""
-    learning_rate: float = 0.3
+    learning_rate: float = 0.2
     """Of row-wise Adagrad."""
     init_scale: float = 0.1
     """Standard deviation of the first vectors' numbers."""
-    num_negatives: int = 256
+    num_negatives: int = 512
     """Negatives of a chunk on each side, uniform, known triples left out: a triple meets twice as many."""
-    chunk_size: int = 256
+    chunk_size: int = 512
     """Triples that share their negatives."""
-    batch_size: int = 1024
+    batch_size: int = 512
     """Triples a step; less on a small graph, so that an epoch has at least about 20 steps."""
-    epochs: int = 40
+    epochs: int = 20
     """Passes over the training triples, at most."""
     valid: float = 0.02
     """Share of the triples held out for choosing the epoch."""
     test: float = 0.02
     """Share of the triples held out for the reported figures."""
-    evaluate_every: int = 5
+    evaluate_every: int = 4
     """Epochs between validations."""
     max_ranked: int = 1000
     """Validation triples ranked each time, at most (both sides, against every entity); the test ranks all."""
     patience: int = 2
     """Validations in a row without a better MRR before training stops; 0 = never."""
     max_minutes: float = 0.0
-    """Stops after the epoch in which this time is over; 0 = no limit. With a limit, the result depends on the machine."""
+    """Stops after the epoch in which this time is over; 0 = no limit. With one, the result depends on the machine."""
     threads: int = 0
     """Threads of torch and of faiss (never busy together); 0 = torch's own choice, which heeds OMP_NUM_THREADS."""
     seed: int = 0
@@ -109,7 +109,7 @@ def run(config: EmbedConfig) -> Path:
     with write_artifact(config, stage=STAGE) as writer, _torch_threads(config.threads) as threads:
         triples = _without_left_out(graph, config, writer)
         split, reason = _split(triples, config)
-        found = _train(graph, split, config)
+        found = fit(split, config, num_entities=graph.num_entities, num_relations=graph.num_relations)
         _blank_untrained(found.model, split.train, graph, writer)
         writer.counts.update(
             entities=graph.num_entities,
@@ -125,7 +125,7 @@ def run(config: EmbedConfig) -> Path:
 
 
 @dataclass(slots=True)
-class _Training:
+class Training:
     """A model in training, or trained: its best tables so far and its history."""
 
     model: TransE
@@ -203,10 +203,16 @@ def _split(triples: np.ndarray, config: EmbedConfig) -> tuple[TripleSplit, str]:
     return TripleSplit(triples, nothing, nothing), reason
 
 
-def _train(graph: KnowledgeGraph, split: TripleSplit, config: EmbedConfig) -> _Training:
-    """Trains until the epochs, the patience or the minutes are over; the best tables by validation MRR stay."""
-    found, trainer = _begin(graph, split.train, config)
-    known = KnownAnswers(np.concatenate(split), num_relations=graph.num_relations)
+def fit(split: TripleSplit, config: EmbedConfig, *, num_entities: int, num_relations: int) -> Training:
+    """Trains until the epochs, the patience or the minutes are over; the best tables by validation MRR stay.
+
+    Without validation triples the last epoch's tables stay. Reads no folder: `config.graph` plays no part.
+
+    Raises:
+        InputError: the loss stopped being a number.
+    """
+    found, trainer = _begin(split.train, config, num_entities, num_relations)
+    known = KnownAnswers(np.concatenate(split), num_relations=num_relations)
     valid = split.valid[: config.max_ranked]
     started = time.monotonic()
     with progress("kg embed: training triples", config.epochs * len(split.train)) as shown:
@@ -228,11 +234,11 @@ def _train(graph: KnowledgeGraph, split: TripleSplit, config: EmbedConfig) -> _T
     return found
 
 
-def _begin(graph: KnowledgeGraph, triples: np.ndarray, config: EmbedConfig) -> tuple[_Training, Trainer]:
+def _begin(triples: np.ndarray, config: EmbedConfig, num_entities: int, num_relations: int) -> tuple[Training, Trainer]:
     generator = torch.Generator().manual_seed(config.seed)
     model = TransE.initialised(
-        num_entities=graph.num_entities,
-        num_relations=graph.num_relations,
+        num_entities=num_entities,
+        num_relations=num_relations,
         dim=config.dim,
         scale=config.init_scale,
         generator=generator,
@@ -251,10 +257,10 @@ def _begin(graph: KnowledgeGraph, triples: np.ndarray, config: EmbedConfig) -> t
         chunk_size=config.chunk_size,
         generator=generator,
     )
-    return _Training(model), trainer
+    return Training(model), trainer
 
 
-def _one_epoch(found: _Training, trainer: Trainer, shown: Any) -> None:
+def _one_epoch(found: Training, trainer: Trainer, shown: Any) -> None:
     started, before = time.perf_counter(), found.triples_seen
 
     def on_step(triples: int) -> None:
@@ -266,7 +272,9 @@ def _one_epoch(found: _Training, trainer: Trainer, shown: Any) -> None:
     try:
         loss = trainer.epoch(on_step)
     except Diverged as error:
-        raise InputError(f"training stopped after {found.triples_seen - before:,} triples of an epoch: {error}") from None
+        raise InputError(
+            f"training stopped after {found.triples_seen - before:,} triples of an epoch: {error}"
+        ) from None
     found.seconds += time.perf_counter() - started
     found.loss_curve.append({"step": found.steps, "loss": loss})
     shown.figures["loss"] = loss
@@ -295,9 +303,7 @@ def _blank_untrained(model: TransE, train: np.ndarray, graph: KnowledgeGraph, wr
     writer.dropped.update({reason: count for reason, count in reasons.items() if count})
 
 
-def _measure(
-    model: TransE, split: TripleSplit, reason: str, graph: KnowledgeGraph, writer: ArtifactWriter
-) -> None:
+def _measure(model: TransE, split: TripleSplit, reason: str, graph: KnowledgeGraph, writer: ArtifactWriter) -> None:
     """Filtered test figures of the table as it is written, or `mrr: null` and the reason there are none."""
     if reason:
         writer.counts["held_out_too_small"] = 1

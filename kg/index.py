@@ -42,7 +42,15 @@ class VectorIndex:
     """
 
     def __init__(
-        self, index: faiss.Index, ids: Sequence[str], *, metric: Metric, dim: int, kind: str, recall: float, threads: int
+        self,
+        index: faiss.Index,
+        ids: Sequence[str],
+        *,
+        metric: Metric,
+        dim: int,
+        kind: str,
+        recall: float,
+        threads: int,
     ) -> None:
         self.index, self.ids, self.metric = index, list(ids), metric
         self.dim, self.kind, self.recall, self.threads = dim, kind, recall, threads
@@ -211,4 +219,6 @@ def _check_vectors(vectors: np.ndarray, ids: Sequence[str], metric: Metric) -> N
         raise InputError(f"expected finite vectors, the vector of {ids[row]!r} has a NaN or an infinity")
     if metric == "cosine" and not (lengths := np.abs(vectors).max(1)).all():
         row = int(np.flatnonzero(lengths == 0)[0])
-        raise InputError(f"the vector of {ids[row]!r} is zero and has no direction; leave it out, or use another metric")
+        raise InputError(
+            f"the vector of {ids[row]!r} is zero and has no direction; leave it out, or use another metric"
+        )

@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from kg.transe import LOSSES, NORMS, Diverged, KnownQueries, RowAdagrad, Trainer, TransE
+from kg.ranking import KnownQueries
+from kg.transe import LOSSES, NORMS, Diverged, RowAdagrad, Trainer, TransE
 
 NUM_ENTITIES, NUM_RELATIONS, DIM = 12, 3, 5
 
@@ -58,9 +59,7 @@ def oracle_loss(model, triples, negatives, name, *, known, margin, temperature):
         made = [(h, r, n) if side == 0 else (n, r, t) for n in drawn]
         scores = [oracle_score(model, *triple, side) for triple in made if triple not in known]
         positive = oracle_score(model, h, r, t, side)
-        loss = oracle_query_loss(
-            name, positive, torch.stack(scores) if scores else torch.zeros(0), margin, temperature
-        )
+        loss = oracle_query_loss(name, positive, torch.stack(scores) if scores else torch.zeros(0), margin, temperature)
         total = total + (loss / num_negatives if name == "margin" else loss)
     return total
 
@@ -95,9 +94,7 @@ def test_a_query_without_any_negative_left_adds_no_nan(name):
     triples = torch.tensor(every)
     known = KnownQueries(triples, num_entities=NUM_ENTITIES, num_relations=1)
     negatives = torch.arange(1, NUM_ENTITIES + 1).repeat(2, 1)
-    found = made_model().gradient(
-        triples[:1], negatives, loss=LOSSES[name], margin=1.0, temperature=1.0, known=known
-    )
+    found = made_model().gradient(triples[:1], negatives, loss=LOSSES[name], margin=1.0, temperature=1.0, known=known)
     assert torch.isfinite(found.loss)
     assert torch.isfinite(found.entity_gradients).all()
     assert not found.entity_gradients[2:].any()
