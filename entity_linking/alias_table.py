@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from itertools import pairwise
 
@@ -133,8 +133,8 @@ class _Read:
     @classmethod
     def joined(cls, parts: Iterable[_Read]) -> _Read:
         """Parts one after the other."""
-        columns = zip(*(astuple(part) for part in parts))
-        return cls(*(np.concatenate(column) for column in columns))
+        listed = list(parts)
+        return cls(*(np.concatenate([getattr(part, f.name) for part in listed]) for f in fields(cls)))
 
 
 def _read(tokens: Tokens, *, numbers: bool) -> _Read:

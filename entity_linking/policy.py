@@ -7,6 +7,7 @@ be garbage. Everything decided here is counted by reason in the stage's manifest
 from __future__ import annotations
 
 _WORDS = """
+hundred thousand million billion trillion dozen
 a about above across after again against ago ah all almost along already also although always am amid among an and
 another any anybody anyone anything are aren't around as at away back be became because become becomes been before
 began behind being below beneath beside besides best better between beyond both but by came can can't cannot come

@@ -213,7 +213,7 @@ def aliases_and_text(draw: st.DrawFn) -> tuple[list[str], str]:
 
 
 @given(aliases_and_text())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_finds_what_the_slow_oracle_finds(drawn: tuple[list[str], str]) -> None:
     """A hash or mask off by one loses or shifts a few mentions in a million, which no average would show."""
     aliases, text = drawn
