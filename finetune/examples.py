@@ -103,8 +103,10 @@ def build(config: ExamplesConfig, dropped: Counter[str]) -> list[Draft]:
         reason="over_max_per_label",
     )
     unrelated = [draft for draft in drafts if draft.example.label == NO_RELATION]
-    unrelated = _drawn_per_split(unrelated, related, config, dropped)
-    apart = steps.without_leaks([*related, *unrelated], dropped)
+    drawn = _drawn_per_split(unrelated, related, config)
+    if len(drawn) < len(unrelated):
+        dropped["no_relation_not_drawn"] += len(unrelated) - len(drawn)
+    apart = steps.without_leaks([*related, *drawn], dropped)
     kept = steps.without_rare_labels(apart, config.min_per_label, dropped)
     assert not steps.shared_keys(kept), "a key stands in two splits after without_leaks"
     return kept
@@ -193,9 +195,7 @@ def _graph_and_linker(config: ExamplesConfig):
     return KnowledgeGraph.load(config.graph), EntityLinker.from_artifacts(config.graph, None)
 
 
-def _drawn_per_split(
-    unrelated: Sequence[Draft], related: Sequence[Draft], config: ExamplesConfig, dropped: Counter[str]
-) -> list[Draft]:
+def _drawn_per_split(unrelated: Sequence[Draft], related: Sequence[Draft], config: ExamplesConfig) -> list[Draft]:
     """So many unrelated pairs of each split that they are `no_relation_ratio` of its related ones."""
     wanted = {
         split: round(config.no_relation_ratio * sum(draft.split == split for draft in related)) for split in SPLITS
@@ -207,7 +207,6 @@ def _drawn_per_split(
             key=lambda draft: steps.stable_order(draft.example.id, seed=config.seed),
         )
         kept += order[: wanted[split]]
-    dropped["no_relation_not_drawn"] += len(unrelated) - len(kept)
     return kept
 
 

@@ -150,7 +150,8 @@ def labelled(
             directed = pair if len(ahead) else pair._replace(first=pair.second, second=pair.first)
             kept.append((directed, graph.relation_vocab.identifier(int(relations[0]))))
     chosen = draw.sample(unrelated, min(NO_RELATION_PER_DOCUMENT, len(unrelated)))
-    dropped["no_relation_not_drawn"] += len(unrelated) - len(chosen)
+    if len(chosen) < len(unrelated):
+        dropped["no_relation_not_drawn"] += len(unrelated) - len(chosen)
     return kept + chosen
 
 
