@@ -37,7 +37,7 @@ def add_markers(tokenizer: ErnieTokenizer, spec: TaskSpec) -> int:
 def read_entity_rows(vectors: Path) -> dict[str, int]:
     """Entity id -> row of the vectors artifact's table: line i of its vocabulary.txt, from 1, is row i."""
     open_artifact(vectors, stage="kg embed")
-    with (Path(vectors) / "vocabulary.txt").open(encoding="utf-8") as lines:
+    with (Path(vectors) / "vocabulary.txt").open(encoding="utf-8", newline="\n") as lines:
         return {line.rstrip("\n"): row for row, line in enumerate(lines, start=1)}
 
 

@@ -75,9 +75,7 @@ def as_record(example: Example) -> dict[str, Any]:
         {"start": s.start, "end": s.end, "role": s.role} | ({"type": s.type} if s.type is not None else {})
         for s in example.spans
     ]
-    record["links"] = [
-        {"start": k.start, "end": k.end, "entity": k.entity, "score": k.score} for k in example.links
-    ]
+    record["links"] = [{"start": k.start, "end": k.end, "entity": k.entity, "score": k.score} for k in example.links]
     if example.labels is not None:
         record["labels"] = list(example.labels)
     return record
@@ -181,9 +179,7 @@ def _labels(record: dict, place: str) -> tuple[str, ...] | None:
 def _span(item: dict, text: str, place: str) -> Span:
     start, end = _place(item, text, place, "span")
     role = _value(item, "role", str, place, optional=True)
-    return Span(
-        start=start, end=end, role=role or "mention", type=_value(item, "type", str, place, optional=True)
-    )
+    return Span(start=start, end=end, role=role or "mention", type=_value(item, "type", str, place, optional=True))
 
 
 def _link(item: dict, text: str, place: str) -> EntityLink:

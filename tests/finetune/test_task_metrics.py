@@ -11,9 +11,7 @@ from sklearn.metrics import f1_score
 from finetune import metrics
 
 CLASSES = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=30)
-SETS = st.lists(
-    st.tuples(st.sets(st.integers(0, 4)), st.sets(st.integers(0, 4))), min_size=1, max_size=20
-)
+SETS = st.lists(st.tuples(st.sets(st.integers(0, 4)), st.sets(st.integers(0, 4))), min_size=1, max_size=20)
 
 
 def matrices(pairs: list[tuple[set[int], set[int]]]) -> tuple[np.ndarray, np.ndarray]:
