@@ -4,6 +4,7 @@ python benchmarks/kg.py                                  the graph of installed 
 python benchmarks/kg.py --triples FOLDER                 train.tsv, valid.tsv, test.tsv, as published (WN18RR …)
 python benchmarks/kg.py --triples FOLDER --set epochs=10 --set reciprocal=true
 """
+# ruff: noqa: E402 (this file is named `kg` too: its folder leaves sys.path before the package is imported)
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import argparse
 import dataclasses
 import json
 import resource
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
 
 from kg.artifact import open_artifact
 from kg.build import BuildConfig
