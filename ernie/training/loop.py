@@ -207,7 +207,7 @@ class _Loop:
         state = self.state
         return TrainingResult(
             steps=state.step,
-            history=state.history,
+            history=[*state.history, *self._open_window()],
             evaluations=state.evaluations,
             tokens_per_second=state.tokens / state.seconds if state.seconds else 0.0,
             resumed_from=self.resumed_from,
@@ -321,9 +321,14 @@ class _Loop:
             total[0] += value
             total[1] += 1
         if state.step % self.config.log_every == 0 or state.step == self.config.max_steps:
-            means = {name: total / count for name, (total, count) in state.window.items()}
-            state.history.append({"step": state.step, **means, "learning_rate": rate})
+            (means,) = self._open_window()
+            state.history.append({**means, "learning_rate": rate})
             state.window = {}
+
+    def _open_window(self) -> list[dict[str, float]]:
+        """Means of the steps since the last entry of the history; empty when there are none."""
+        means = {name: total / count for name, (total, count) in self.state.window.items()}
+        return [{"step": self.state.step, **means}] if means else []
 
     def _finish(self) -> None:
         """The evaluation of the end, the last checkpoint, the best weights."""

@@ -250,6 +250,7 @@ def test_max_minutes_stops_cleanly_and_can_be_gone_on_from(tmp_path):
 
     _, stopped = go(1e-9)
     assert (stopped.stopped_by, stopped.steps) == ("max_minutes", 1)
+    assert [entry["step"] for entry in stopped.history] == [1], "what was trained is told, also between two log steps"
     model, finished = go(0.0)
     assert (finished.stopped_by, finished.steps, finished.resumed_from) == ("max_steps", 6, 1)
     straight = small_model(dropout=0.3)
