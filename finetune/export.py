@@ -176,6 +176,7 @@ def _two_stream(config: ExportConfig) -> tuple[Any, Callable[[Mapping[str, Tenso
 def _write(config: ExportConfig, source: _Source, folder: Path) -> dict[str, _Copy]:
     """Writes every form and answers the examples with each, the torch model first."""
     from ernie.export import OrtPredictor, TorchPredictor, export_onnx, input_names_of, quantize_int8
+    from finetune.students import quiet_loading
     from finetune.task_model import read_task, save_task_model
 
     spec, max_length, entities = read_task(config.model)
@@ -188,7 +189,8 @@ def _write(config: ExportConfig, source: _Source, folder: Path) -> dict[str, _Co
         entities=entities,
     )
     sample = source.batch(_varied(source.features))
-    reloaded = type(source.model).from_pretrained(folder)  # pyrefly: ignore[missing-attribute]
+    with quiet_loading():
+        reloaded = type(source.model).from_pretrained(folder)  # pyrefly: ignore[missing-attribute]
     export_onnx(source.model, folder / ONNX, batch=sample, opset=config.opset)
     names = input_names_of(sample)
     predictors: dict[str, tuple[Predictor, Path]] = {

@@ -5,7 +5,8 @@ A student takes text only: no linker, no vectors, no code of ours (`transformers
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, BertConfig, BertForSequenceClassification
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.utils import logging
 
 from ernie import ErnieTokenizer
 from ernie.losses.distillation import uniform_layer_map
@@ -120,7 +122,7 @@ def student_from_folder(
     check_same_pieces(own, tokenizer.fast_tokenizer, added=spec.marker_tokens, folder=folder)
     for name in ("problem_type", "id2label", "label2id"):
         setattr(config, name, getattr(teacher.config, name))
-    with isolated_randomness(seed):
+    with isolated_randomness(seed), quiet_loading():
         student = BertForSequenceClassification.from_pretrained(folder, config=config, dtype=torch.float32)
         if teacher.config.vocab_size > student.config.vocab_size:
             student.resize_token_embeddings(teacher.config.vocab_size, mean_resizing=False)
@@ -146,7 +148,8 @@ def check_same_pieces(student: Tokenizer, teacher: Tokenizer, *, added: Sequence
 def load_student(folder: Path) -> Student:
     """A model folder of `finetune distill`, read without checking its manifest (the stage that opens it does)."""
     spec, max_length, _ = read_task(folder)
-    model = BertForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    with quiet_loading():
+        model = BertForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
     return Student(
         model=model,
         tokenizer=ErnieTokenizer.from_pretrained(folder, {}),
@@ -154,6 +157,17 @@ def load_student(folder: Path) -> Student:
         label_to_id={str(name): int(row) for row, name in (model.config.id2label or {}).items()},
         max_length=max_length,
     )
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keeps transformers from its bar over a few files, and from reporting a head that starts fresh on purpose."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def is_plain_bert(folder: Path) -> bool:

@@ -161,7 +161,7 @@ class Features:
     values: Sequence[Tensor]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class LayerLossWeights:
     """Factor λ of each term (the paper sets all it uses to 1); 0 leaves the term out."""
 
