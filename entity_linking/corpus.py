@@ -1,7 +1,7 @@
 """Text in: every corpus format reads as a stream of `Document`s.
 
     >>> sorted(CORPORA)
-    ['jsonl', 'text', 'wikipedia']
+    ['folder', 'jsonl', 'text', 'wikipedia']
 
 Whatever the format: a document without text is counted under `empty_text` and left out; a lone surrogate, which no
 UTF-8 file can hold, becomes U+FFFD (one code point for one, so that no offset moves) and is counted under
@@ -100,10 +100,20 @@ def read_jsonl(path: Path) -> Iterator[tuple[Document, str]]:
                     yield _json_document(line, file, number, f"{name}:{number}"), f"{file}:{number}"
 
 
+def read_folder(path: Path) -> Iterator[tuple[Document, str]]:
+    """A folder with `*.txt`, `*.jsonl` or both at any depth, read as `text` and `jsonl` are, text files first."""
+    present = [reader for pattern, reader in (("*.txt", read_text), ("*.jsonl", read_jsonl)) if any(path.rglob(pattern))]
+    if not present:
+        raise InputError(f"{path}: expected a folder with *.txt or *.jsonl files, found none")
+    for reader in present:
+        yield from reader(path)
+
+
 CORPORA: dict[str, Callable[[Path], Iterator[tuple[Document, str]]]] = {
     "wikipedia": read_wikipedia,
     "text": read_text,
     "jsonl": read_jsonl,
+    "folder": read_folder,
 }
 """Readers by name; each yields documents with the place they came from, for messages."""
 

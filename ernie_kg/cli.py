@@ -6,6 +6,7 @@ Exit codes: 0 done · 1 a fault of ours · 2 something the user can mend · 130 
 from __future__ import annotations
 
 import difflib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,13 +16,23 @@ from typing import Any
 from ernie_kg.stages import STAGES, Stage
 from kg.errors import InputError
 
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # stages show progress of their own
+    "OMP_WAIT_POLICY": "PASSIVE",  # a thread that spins at a barrier takes the core its partner waits for
+}
+"""Set before torch is loaded, unless the user has set them."""
 USAGE = """usage: ernie-kg COMMAND [--help] [options]
 
 commands:
 {commands}
 
 Every stage takes --config FILE.yaml, an option for each key of its config, --dry-run and --debug."""
-RUN_USAGE = """usage: ernie-kg run FILE.yaml [--STEP.KEY VALUE …] [--output FOLDER] [--dry-run] [--debug]
+RUN_ENVIRONMENT = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # stages show progress of their own
+    "OMP_WAIT_POLICY": "PASSIVE",  # a thread that spins at a barrier takes the core its partner waits for
+}
+"""Set before torch is loaded, unless the user has set them."""
+USAGE = """usage: ernie-kg run FILE.yaml [--STEP.KEY VALUE …] [--output FOLDER] [--dry-run] [--debug]
 
 Runs the road that the file describes, skips finished stages, prints one table and the path of the report.
   --STEP.KEY VALUE  replaces a value of the file, e.g. --pretrain.training.max_steps 50
@@ -36,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     signal.signal(signal.SIGTERM, _interrupt)
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
     try:
         return dispatch(words)
     except KeyboardInterrupt:

@@ -79,8 +79,20 @@ def test_a_malformed_corpus_is_refused_with_file_and_line(
 
 def test_unknown_format_and_empty_folder_are_refused(tmp_path: Path) -> None:
     """An empty folder read as an empty corpus would make an empty artifact."""
-    with pytest.raises(InputError, match="expected one of jsonl, text, wikipedia"):
+    with pytest.raises(InputError, match="expected one of folder, jsonl, text, wikipedia"):
         read("csv", tmp_path)
     with pytest.raises(InputError, match=r"holds no \*.txt file"):
         read("text", tmp_path)
-    assert sorted(CORPORA) == ["jsonl", "text", "wikipedia"]
+    assert sorted(CORPORA) == ["folder", "jsonl", "text", "wikipedia"]
+
+
+def test_a_folder_gives_its_text_files_and_its_lines(tmp_path: Path) -> None:
+    """A user's folder often holds both kinds; the half that is not read would be missed by nobody."""
+    (tmp_path / "b.txt").write_text("one")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a.jsonl").write_text('{"text": "two"}\n')
+    documents, _ = read("folder", tmp_path)
+    assert [(d.id, d.text) for d in documents] == [("b.txt", "one"), ("deep/a.jsonl:1", "two")]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"expected a folder with \*.txt or \*.jsonl"):
+        read("folder", tmp_path / "empty")

@@ -41,7 +41,7 @@ SIDES = {
 }
 
 
-def make_world(folder: Path, *, per_kind: int = 60, facts: int = 260, seed: int = 5) -> Path:
+def make_world(folder: Path, *, per_kind: int = 60, facts: int = 900, seed: int = 5) -> Path:
     """Writes triples.tsv, entities.jsonl and text/*.txt + text/more.jsonl; four kinds of entities, four relations."""
     rng = random.Random(seed)
     names: dict[str, list[str]] = {kind: [] for kind in ENDINGS}
@@ -73,7 +73,7 @@ def make_world(folder: Path, *, per_kind: int = 60, facts: int = 260, seed: int 
     return folder
 
 
-def make_tiny_bert(folder: Path, texts: list[str], *, layers: int = 6, hidden: int = 32) -> Path:
+def make_tiny_bert(folder: Path, texts: list[str], *, layers: int = 4, hidden: int = 48) -> Path:
     """A random BERT with a word-piece vocabulary of the texts, saved as a folder that `from_pretrained` opens."""
     from tokenizers import BertWordPieceTokenizer
     from transformers import BertConfig, BertModel, BertTokenizer, set_seed
