@@ -55,7 +55,7 @@ class ExamplesConfig:
     """At most so many examples of one entity pair (relations); 0 is no limit."""
     window_sentences: int = 1
     """Both names of a relation stand within so many neighbouring sentences."""
-    no_relation_ratio: float = 0.5
+    no_relation_ratio: float = 0.25
     """Examples of unrelated pairs, as a share of the related ones, in every split; 0 is none."""
     multi_label: bool = False
     """types: all types of an entity; otherwise entities with one type only."""

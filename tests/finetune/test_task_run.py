@@ -20,7 +20,7 @@ from finetune.evaluation import evaluate, predictions, without_entities
 from finetune.predict import PredictConfig
 from finetune.predict import run as predict
 from finetune.run import FinetuneConfig, run
-from finetune.task_model import load_task_model
+from finetune.task_model import build_classifier, load_task_model
 from finetune.tasks import TASKS, for_examples
 from finetune.tasks.schema import EntityLink, Example, Span, write_examples
 from kg.artifact import open_artifact
@@ -223,6 +223,21 @@ def test_what_a_user_got_wrong_is_said_in_one_line(world: FinetuneConfig, make_e
     examples = make_examples(train=[], dev=one, test=one)
     with pytest.raises(InputError, match=r"train\.jsonl holds no examples"):
         run(dataclasses.replace(other, examples=examples))
+
+
+def test_marks_begin_near_a_known_piece_and_apart_from_each_other(pretrained: Path):
+    """Marks of another scale than the pretrained pieces drown in the position vectors; equal ones are one mark."""
+    spec = TASKS["entity_typing"]
+    tokenizer = ernie.ErnieTokenizer.from_pretrained(pretrained, {})
+    settings = {"spec": spec, "label_to_id": {"p": 0, "q": 1}, "entity_size": 8}
+    first, second = (build_classifier(pretrained, tokenizer=tokenizer, seed=n, **settings) for n in (0, 0))
+    table = first.get_input_embeddings().weight.detach()
+    piece, opening, closing = tokenizer.fast_tokenizer.convert_tokens_to_ids(["*", *spec.marker_tokens])
+    for mark in (opening, closing):
+        noise = first.config.initializer_range
+        assert (table[mark] - table[piece]).std().item() == pytest.approx(noise, rel=0.6)
+    assert not torch.equal(table[opening], table[closing])
+    assert torch.equal(first.classifier.weight, second.classifier.weight)
 
 
 def test_scores_do_not_depend_on_the_evaluation_batch(world: FinetuneConfig, pretrained: Path):
