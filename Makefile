@@ -34,8 +34,8 @@ lint: setup  ## format, style, types, import contracts
 bench: setup  ## benchmarks, one JSON line a figure
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
-docs: setup  ## the reference of every stage's options, printed
-	$(BIN)/python -m ernie_kg.cli --help
+docs: setup  ## docs/reference.md, every stage with its options, from the configs
+	$(BIN)/python scripts/write_reference.py
 
 clean:  ## removes .venv and fetched data, keeps runs
 	rm -rf $(VENV) .data

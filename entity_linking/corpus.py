@@ -102,7 +102,9 @@ def read_jsonl(path: Path) -> Iterator[tuple[Document, str]]:
 
 def read_folder(path: Path) -> Iterator[tuple[Document, str]]:
     """A folder with `*.txt`, `*.jsonl` or both at any depth, read as `text` and `jsonl` are, text files first."""
-    present = [reader for pattern, reader in (("*.txt", read_text), ("*.jsonl", read_jsonl)) if any(path.rglob(pattern))]
+    present = [
+        reader for pattern, reader in (("*.txt", read_text), ("*.jsonl", read_jsonl)) if any(path.rglob(pattern))
+    ]
     if not present:
         raise InputError(f"{path}: expected a folder with *.txt or *.jsonl files, found none")
     for reader in present:

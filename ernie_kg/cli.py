@@ -27,12 +27,7 @@ commands:
 {commands}
 
 Every stage takes --config FILE.yaml, an option for each key of its config, --dry-run and --debug."""
-RUN_ENVIRONMENT = {
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # stages show progress of their own
-    "OMP_WAIT_POLICY": "PASSIVE",  # a thread that spins at a barrier takes the core its partner waits for
-}
-"""Set before torch is loaded, unless the user has set them."""
-USAGE = """usage: ernie-kg run FILE.yaml [--STEP.KEY VALUE …] [--output FOLDER] [--dry-run] [--debug]
+RUN_USAGE = """usage: ernie-kg run FILE.yaml [--STEP.KEY VALUE …] [--output FOLDER] [--dry-run] [--debug]
 
 Runs the road that the file describes, skips finished stages, prints one table and the path of the report.
   --STEP.KEY VALUE  replaces a value of the file, e.g. --pretrain.training.max_steps 50

@@ -43,7 +43,7 @@ def config_from_mapping(config_class: type[Any], values: Mapping[str, Any], *, s
     source: where the values come from, the beginning of every error message.
 
     Raises:
-        InputError: an unknown key (with the nearest), a missing one, a value of another type, one the dataclass refuses.
+        InputError: an unknown key (with the nearest), a missing one, a wrong type, a value the dataclass refuses.
     """
     check_keys(config_class, values, source=source)
     parser = config_parser(config_class, prog=source)

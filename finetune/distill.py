@@ -121,17 +121,14 @@ def run(config: DistillConfig) -> Path:
 
 
 def _prepare(config: DistillConfig, writer: ArtifactWriter) -> TeacherAndStudent:
-    from ernie import EntityTable
     from finetune.students import student_from_folder, student_of
-    from finetune.task_model import load_task_model
+    from finetune.task_model import load_task_model, trained_entity_table
 
     made_by = read_manifest(config.teacher).data if (config.teacher / "manifest.json").exists() else {}
     if made_by.get("stage", "finetune run") != "finetune run":
         raise InputError(f"{config.teacher} was made by `{made_by['stage']}`; a teacher comes from `finetune run`")
     teacher = load_task_model(config.teacher, read_entity_rows(config.vectors))
-    control = made_by["config"]["entity_control"]
-    table = EntityTable.open(config.vectors).controlled(control, made_by["config"]["seed"])
-    teacher.model.attach_entity_table(table)
+    teacher.model.attach_entity_table(trained_entity_table(config.teacher, config.vectors))
     teacher.model.eval().requires_grad_(False)
     features = _features(config, teacher, writer)
     if config.student is None:

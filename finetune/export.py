@@ -124,7 +124,8 @@ def run(config: ExportConfig) -> Path:
 
 
 def _open(config: ExportConfig, writer: ArtifactWriter) -> _Source:
-    from finetune.students import is_plain_bert, load_student, text_only
+    from finetune.students import text_only
+    from finetune.task_model import is_plain_bert, load_task_model
 
     stage = read_manifest(config.model).stage if (config.model / "manifest.json").exists() else MADE_BY[0]
     open_artifact(config.model, stage=stage if stage in MADE_BY else MADE_BY[0])
@@ -133,10 +134,9 @@ def _open(config: ExportConfig, writer: ArtifactWriter) -> _Source:
     if is_plain_bert(config.model):
         if config.vectors is not None or config.linked is not None:
             raise InputError(f"{config.model} takes text alone; leave out `vectors` and `linked`")
-        task, prepare, entities = load_student(config.model), text_only, "none"
+        task, prepare = load_task_model(config.model, {}), text_only
     else:
         task, prepare = _two_stream(config)
-        entities = task.entities
     features, counts = encode_examples(
         examples,
         spec=task.spec,
@@ -144,7 +144,7 @@ def _open(config: ExportConfig, writer: ArtifactWriter) -> _Source:
         label_to_id=task.label_to_id,
         max_length=task.max_length,
         linked=read_linked_documents(config.linked, examples),
-        entities=entities,
+        entities=task.entities,
     )
     writer.dropped.update(counts)
     return _Source(
@@ -154,15 +154,13 @@ def _open(config: ExportConfig, writer: ArtifactWriter) -> _Source:
 
 def _two_stream(config: ExportConfig) -> tuple[Any, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]]:
     """The task model, and the gathering of entity vectors that whoever runs its ONNX file has to do."""
-    from ernie import EntityTable
-    from finetune.task_model import load_task_model
+    from finetune.task_model import load_task_model, trained_entity_table
 
     if config.vectors is None:
         raise InputError(
             f"{config.model} takes entities; give `vectors`, the artifact of `kg embed` it was trained with"
         )
-    trained = read_manifest(config.model).data["config"]
-    table = EntityTable.open(config.vectors).controlled(trained["entity_control"], trained["seed"])
+    table = trained_entity_table(config.model, config.vectors)
 
     def gather(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         none = torch.zeros(len(batch["input_ids"]), 0, dtype=torch.long)
@@ -176,8 +174,7 @@ def _two_stream(config: ExportConfig) -> tuple[Any, Callable[[Mapping[str, Tenso
 def _write(config: ExportConfig, source: _Source, folder: Path) -> dict[str, _Copy]:
     """Writes every form and answers the examples with each, the torch model first."""
     from ernie.export import OrtPredictor, TorchPredictor, export_onnx, input_names_of, quantize_int8
-    from finetune.students import quiet_loading
-    from finetune.task_model import read_task, save_task_model
+    from finetune.task_model import quiet_loading, read_task, save_task_model
 
     spec, max_length, entities = read_task(config.model)
     save_task_model(

@@ -53,14 +53,13 @@ def run(config: PredictConfig) -> Path:
     Raises:
         InputError: no such model, no texts, a bad record.
     """
-    from ernie import EntityTable
-    from finetune.task_model import load_task_model
+    from finetune.task_model import load_task_model, trained_entity_table
 
     with write_artifact(config, stage=STAGE) as writer:
         rows = read_entity_rows(config.vectors) if config.vectors is not None else {}
         task = load_task_model(config.model, rows)
-        if config.vectors is not None:
-            task.model.attach_entity_table(EntityTable.open(config.vectors))
+        if config.vectors is not None and task.entities == "given":
+            task.model.attach_entity_table(trained_entity_table(config.model, config.vectors))
         examples = list(read_texts(config.texts))
         if not examples:
             raise InputError(f"{config.texts} holds no texts; give one a line")

@@ -5,24 +5,21 @@ A student takes text only: no linker, no vectors, no code of ours (`transformers
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, BertConfig, BertForSequenceClassification
 from transformers import PreTrainedTokenizerBase as Tokenizer
-from transformers.utils import logging
 
 from ernie import ErnieTokenizer
 from ernie.losses.distillation import uniform_layer_map
 from ernie.modeling import ErniePreTrainedModel
 from ernie.training.reproducibility import isolated_randomness
-from finetune.task_model import read_task
+from finetune.task_model import quiet_loading
 from finetune.tasks import TaskSpec
 from kg.errors import InputError
 
@@ -47,17 +44,6 @@ SHARED_FIELDS = (
 """Config fields that a student of the teacher's width takes over."""
 
 ENTITY_INPUTS = ("entity_ids", "entity_positions", "entity_embeds", "entity_attention_mask")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Student:
-    """A text-only task model and what is needed to use it; fields as `task_model.TaskModel` has them."""
-
-    model: BertForSequenceClassification
-    tokenizer: ErnieTokenizer
-    spec: TaskSpec
-    label_to_id: dict[str, int]
-    max_length: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,39 +129,6 @@ def check_same_pieces(student: Tokenizer, teacher: Tokenizer, *, added: Sequence
     texts = ["Kyiv's Ångström, naïve café", "ÉCOLE 42"]
     if [student.tokenize(text) for text in texts] != [teacher.tokenize(text) for text in texts]:
         raise InputError(f"{folder}: its tokenizer treats case or accents otherwise than the teacher's; use the same")
-
-
-def load_student(folder: Path) -> Student:
-    """A model folder of `finetune distill`, read without checking its manifest (the stage that opens it does)."""
-    spec, max_length, _ = read_task(folder)
-    with quiet_loading():
-        model = BertForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
-    return Student(
-        model=model,
-        tokenizer=ErnieTokenizer.from_pretrained(folder, {}),
-        spec=spec,
-        label_to_id={str(name): int(row) for row, name in (model.config.id2label or {}).items()},
-        max_length=max_length,
-    )
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Keeps transformers from its bar over a few files, and from reporting a head that starts fresh on purpose."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
-def is_plain_bert(folder: Path) -> bool:
-    """Whether a model folder holds a text-only BERT."""
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise InputError(f"{folder}: no config.json; expected a model folder of `finetune distill` or `finetune run`")
-    return orjson.loads(path.read_bytes()).get("model_type") == "bert"
 
 
 def text_only(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

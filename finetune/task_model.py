@@ -12,7 +12,7 @@ from typing import Any, cast
 import orjson
 import torch
 from torch import nn
-from transformers import AutoConfig, BertConfig
+from transformers import AutoConfig, BertConfig, BertForSequenceClassification
 
 import ernie
 from ernie.modeling import ErniePreTrainedModel
@@ -32,11 +32,11 @@ MARKS_BEGIN_AS = {"[HD]": "#", "[/HD]": "#", "[TL]": "$", "[/TL]": "$", "[ENT]":
 class TaskModel:
     """A fine-tuned model and what is needed to use it.
 
-    label_to_id: label name -> row of the logits. max_length: word pieces it was trained with. entities: whether it
-        was given linked entities.
+    model: an ERNIE, or a student's plain BERT, which takes text alone. label_to_id: label name -> row of the logits.
+    max_length: word pieces it was trained with. entities: whether it was given linked entities.
     """
 
-    model: ErniePreTrainedModel
+    model: Any
     tokenizer: ernie.ErnieTokenizer
     spec: TaskSpec
     label_to_id: dict[str, int]
@@ -64,7 +64,7 @@ def build_classifier(
     config = _config(folder, spec, label_to_id, entity_size)
     add_markers(tokenizer, spec)
     model_class = getattr(ernie, spec.model_class_name)
-    with isolated_randomness(seed), _quiet():
+    with isolated_randomness(seed), quiet_loading():
         model = model_class.from_pretrained(folder, config=config, dtype=torch.float32)
         if len(tokenizer.fast_tokenizer) > model.config.vocab_size:
             model.resize_token_embeddings(len(tokenizer.fast_tokenizer), mean_resizing=False)
@@ -91,7 +91,7 @@ def save_task_model(
     entities: Entities,
 ) -> None:
     """Writes config, weights, tokenizer files and task.json; labels are in the config's id2label."""
-    with _quiet():
+    with quiet_loading():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     task = {
@@ -106,7 +106,7 @@ def save_task_model(
 
 
 def load_task_model(folder: Path, entity_rows: Mapping[str, int]) -> TaskModel:
-    """Reads what `save_task_model` wrote in an artifact of `finetune run` or `finetune distill`.
+    """Reads what `save_task_model` wrote in an artifact of `finetune run`, or a student of `finetune distill`.
 
     entity_rows: as `data.read_entity_rows` gives them; empty for use without entities. Attach an entity table to the
     model before giving it entities.
@@ -114,16 +114,32 @@ def load_task_model(folder: Path, entity_rows: Mapping[str, int]) -> TaskModel:
     stage = read_manifest(folder).stage if (Path(folder) / "manifest.json").exists() else STAGES[0]
     open_artifact(folder, stage=stage if stage in STAGES else STAGES[0])
     spec, max_length, entities = read_task(folder)
-    with _quiet():
-        model = getattr(ernie, spec.model_class_name).from_pretrained(folder, dtype=torch.float32)
+    plain = is_plain_bert(folder)
+    model_class = BertForSequenceClassification if plain else getattr(ernie, spec.model_class_name)
+    with quiet_loading():
+        model = model_class.from_pretrained(folder, dtype=torch.float32)
     return TaskModel(
         model=model,
         tokenizer=ernie.ErnieTokenizer.from_pretrained(folder, entity_rows),
         spec=spec,
-        label_to_id={name: row for row, name in model.config.id2label.items()},
+        label_to_id={str(name): int(row) for row, name in (model.config.id2label or {}).items()},
         max_length=max_length,
-        entities=entities,
+        entities="none" if plain else entities,
     )
+
+
+def is_plain_bert(folder: Path) -> bool:
+    """Whether a model folder holds a text-only BERT."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise InputError(f"{folder}: no config.json; expected a model folder of `finetune distill` or `finetune run`")
+    return orjson.loads(path.read_bytes()).get("model_type") == "bert"
+
+
+def trained_entity_table(folder: Path, vectors: Path) -> ernie.EntityTable:
+    """The vectors as the model of an artifact of `finetune run` saw them, its control applied."""
+    trained = read_manifest(folder).data["config"]
+    return ernie.EntityTable.open(vectors).controlled(trained["entity_control"], trained["seed"])
 
 
 def read_task(folder: Path) -> tuple[TaskSpec, int, Entities]:
@@ -182,7 +198,7 @@ def _check_head(folder: Path, config: ernie.ErnieConfig, label_to_id: Mapping[st
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Keeps transformers from reporting the head that starts fresh, which is what is meant, and from its own bars."""
     from transformers.utils import logging
 

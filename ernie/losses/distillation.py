@@ -166,7 +166,9 @@ class LayerLossWeights:
     """Factor λ of each term (the paper sets all it uses to 1); 0 leaves the term out."""
 
     embedding: float = 1.0
+    """Embedding outputs, TinyBERT eq. 9."""
     hidden: float = 1.0
+    """Hidden states, TinyBERT eq. 8."""
     attention: float = 0.0
     """Raw scores, TinyBERT eq. 7: needs equal head counts."""
     relation: float = 1.0

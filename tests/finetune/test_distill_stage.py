@@ -20,7 +20,8 @@ from ernie.errors import InputError as ModelInputError
 from ernie.losses.distillation import LayerLosses, LayerLossWeights, record_features
 from ernie.training import TrainingConfig
 from finetune import distill, run
-from finetune.students import latencies, load_student, size_of, student_of, teacher_slices
+from finetune.students import latencies, size_of, student_of, teacher_slices
+from finetune.task_model import load_task_model
 from finetune.tasks.schema import EntityLink, Example, Span, write_examples
 from kg.artifact import open_artifact, write_artifact
 from kg.errors import InputError
@@ -123,7 +124,7 @@ print(model(**tokenizer("[ENT] a [/ENT] c d", return_tensors="pt")).logits.tolis
 """
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert shown.returncode == 0, shown.stderr
-    student = load_student(folder)
+    student = load_task_model(folder, {})
     encoded = student.tokenizer.encode(["[ENT] a [/ENT] c d"], [()], max_length=16)[0]
     with torch.no_grad():
         own = student.model(input_ids=torch.from_numpy(encoded.input_ids)[None]).logits

@@ -12,8 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from ernie.export import OrtPredictor, TorchPredictor
 from finetune import export
 from finetune.data import add_markers
-from finetune.students import load_student
-from finetune.task_model import save_task_model
+from finetune.task_model import load_task_model, save_task_model
 from finetune.tasks import TASKS
 from finetune.tasks.schema import Example, Span, write_examples
 from kg.artifact import open_artifact, write_artifact
@@ -108,7 +107,7 @@ def test_the_folder_holds_three_forms_of_one_model(made, exported):
 
 def test_the_onnx_file_answers_new_text_as_the_student(made, exported):
     """The gate reads only dev examples; a text longer than any of them must do as well."""
-    student = load_student(made["model"])
+    student = load_task_model(made["model"], {})
     encoded = student.tokenizer.encode(["[ENT] a [/ENT] " + "b c d e " * 4], [()], max_length=24)[0]
     ids = torch.from_numpy(encoded.input_ids)[None]
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -109,3 +114,47 @@ def tiny_bert(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the tiny BERT."""
     texts = [path.read_text(encoding="utf-8") for path in sorted((world / "text").glob("*.txt"))]
     return make_tiny_bert(tmp_path_factory.mktemp("bert"), texts)
+
+
+def ernie_kg(*words: str, cwd: Path, timeout: float = 500) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, one thread, as a user would type it."""
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "ernie_kg.cli", *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=timeout, env=variables)
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`ernie_kg`, handed to tests as a fixture because a conftest is not imported by name."""
+    return ernie_kg
+
+
+@pytest.fixture(scope="session")
+def own_data_words(tiny_bert: Path) -> list[str]:
+    """`run configs/own-data.yaml` with the tiny BERT, few steps and rates that a random encoder needs."""
+    overrides = {
+        "instances.tokenizer": tiny_bert,
+        "pretrained.base": tiny_bert,
+        "vectors.dim": 16,
+        "pretrained.training.learning_rate": 1e-3,
+        "pretrained.training.max_steps": 60,
+        "model.training.learning_rate": 1e-3,
+        "model.training.max_steps": 240,
+        "student.intermediate.learning_rate": 1e-3,
+        "student.intermediate.max_steps": 60,
+        "student.prediction.learning_rate": 1e-3,
+        "student.prediction.max_steps": 60,
+    }
+    road = Path(__file__).resolve().parents[2] / "configs" / "own-data.yaml"
+    return ["run", str(road), *(word for key, value in overrides.items() for word in (f"--{key}", str(value)))]
+
+
+@pytest.fixture(scope="session")
+def own_data_run(
+    world: Path, own_data_words: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The folder of an undisturbed run of the road on the made world, and what the command printed."""
+    folder = tmp_path_factory.mktemp("own")
+    shutil.copytree(world, folder / "own-data")
+    result = ernie_kg(*own_data_words, cwd=folder)
+    return folder, result
