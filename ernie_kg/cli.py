@@ -105,7 +105,7 @@ def stage_command(name: str, stage: Stage, words: list[str]) -> int:
         parsed = parser.parse_args(words)
         config = instantiate(parser, config_class, parsed)
     except ArgumentError as error:
-        raise InputError(f"ernie-kg {name}: {one_line(error)}") from None
+        raise InputError(f"{name}: {one_line(error)}") from None
     if parsed.dry_run:
         from ernie_kg.pipeline import Step, describe_road
 

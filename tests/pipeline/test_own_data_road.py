@@ -50,7 +50,8 @@ def test_counts_add_up_along_the_road(own_data_run: Run, world: Path) -> None:
 
 def test_links_are_the_names_in_the_text(own_data_run: Run) -> None:
     """Every name of the made world is unambiguous: each must be found, and stand where the link says."""
-    table = pq.read_table(own_data_run[0] / "runs/own-data/linked").to_pylist()
+    shards = sorted((own_data_run[0] / "runs/own-data/linked").glob("*.parquet"))
+    table = pq.read_table(shards).to_pylist()
     assert len(table) == 240
     for row in table:
         assert len(row["mentions"]) == 8, row["text"]
