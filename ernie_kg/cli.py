@@ -90,22 +90,23 @@ def usage(group: str = "") -> str:
 
 def stage_command(name: str, stage: Stage, words: list[str]) -> int:
     """One stage by itself, its config from --config and options."""
-    from ernie_kg.config import ArgumentError, check_keys, config_parser, instantiate, one_line, read_yaml
+    from ernie_kg import config as configs
 
     config_class = stage.config_class()
-    parser = config_parser(config_class, prog=f"ernie-kg {name}", description=stage.summary)
+    configs.check_options(config_class, words, command=name)
+    parser = configs.config_parser(config_class, prog=f"ernie-kg {name}", description=stage.summary)
     parser.add_argument("--config", type=str, default=None, help="a YAML file with keys of this stage's config")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and inputs, write nothing")
     try:
         file = _value_of("--config", words)
         if file is not None:
-            values = read_yaml(Path(file))
-            check_keys(config_class, values, source=file)
+            values = configs.read_yaml(Path(file))
+            configs.check_keys(config_class, values, source=file)
             parser.set_defaults(_flat(values))
         parsed = parser.parse_args(words)
-        config = instantiate(parser, config_class, parsed)
-    except ArgumentError as error:
-        raise InputError(f"{name}: {one_line(error)}") from None
+        config = configs.instantiate(parser, config_class, parsed)
+    except configs.ArgumentError as error:
+        raise InputError(f"{name}: {configs.one_line(error)}") from None
     if parsed.dry_run:
         from ernie_kg.pipeline import Step, describe_road
 

@@ -81,6 +81,28 @@ def check_keys(config_class: type[Any], values: Mapping[str, Any], *, source: st
             check_keys(typing.cast(type, types[key]), value, source=source, prefix=f"{prefix}{key}.")
 
 
+def dotted_keys(config_class: type[Any], prefix: str = "") -> list[str]:
+    """Every key of a config as the command line writes it: `graph`, `training`, `training.max_steps`."""
+    types = typing.get_type_hints(config_class)
+    keys = []
+    for field in dataclasses.fields(config_class):
+        keys.append(prefix + field.name)
+        if dataclasses.is_dataclass(types[field.name]):
+            keys += dotted_keys(typing.cast(type, types[field.name]), f"{prefix}{field.name}.")
+    return keys
+
+
+def check_options(config_class: type[Any], words: list[str], *, command: str) -> None:
+    """Refuses an option that the command does not have; names the nearest that it has."""
+    known = [*dotted_keys(config_class), "config", "dry-run", "help"]
+    for word in words:
+        option = word.removeprefix("--").partition("=")[0]
+        if word.startswith("--") and option not in known:
+            near = difflib.get_close_matches(option, known, n=1)
+            hint = f"nearest: --{near[0]}" if near else f"see `ernie-kg {command} --help`"
+            raise InputError(f"{command}: unknown option --{option}; {hint}")
+
+
 def one_line(error: Exception) -> str:
     """An error's message without line breaks and runs of blanks."""
     return " ".join(str(error).split())

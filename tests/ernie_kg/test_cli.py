@@ -56,7 +56,7 @@ def _documented(config_class: type, field: str) -> bool:
         (["bild"], "unknown command 'bild'"),
         (["kg", "bild"], "unknown command 'kg bild'; nearest: kg build"),
         (["run", "none.yaml"], "none.yaml: no such config file"),
-        (["kg", "build", "--outptu", "x"], "outptu"),
+        (["kg", "build", "--outptu", "x"], "kg build: unknown option --outptu; nearest: --output"),
         (["run", "a.yaml", "b.yaml"], "expected one YAML file, got 2"),
     ],
 )
