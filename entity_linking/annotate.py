@@ -21,7 +21,7 @@ from entity_linking.rerank import LinkWeights
 from kg.artifact import ArtifactWriter, open_artifact, write_artifact
 from kg.errors import InputError
 from kg.progress import progress
-from kg.sources import resolve_source
+from kg.sources import source_path
 
 if TYPE_CHECKING:
     from entity_linking.linker import EntityLinker, LinkTable
@@ -92,7 +92,7 @@ class LinkConfig:
 
     def inputs(self) -> dict[str, Path]:
         vectors = {} if self.vectors is None else {"vectors": self.vectors}
-        return {"graph": self.graph, **vectors, "source": resolve_source(self.source)}
+        return {"graph": self.graph, **vectors, "source": source_path(self.source)}
 
 
 @dataclass(slots=True)

@@ -32,7 +32,7 @@ from finetune.distill_phases import TeacherAndStudent, learn_answers, learn_laye
 from kg.artifact import ArtifactWriter, read_manifest, write_artifact
 from kg.errors import InputError
 from kg.progress import progress
-from kg.sources import resolve_source
+from kg.sources import resolve_source, source_path
 
 if TYPE_CHECKING:
     from ernie.training import TrainingResult
@@ -90,7 +90,7 @@ class DistillConfig:
     """Of dropout, order, fresh heads and projections."""
 
     def inputs(self) -> dict[str, Path]:
-        optional = {"linked": self.linked, "student": resolve_source(self.student) if self.student else None}
+        optional = {"linked": self.linked, "student": source_path(self.student) if self.student else None}
         return {
             "teacher": self.teacher,
             "examples": self.examples,

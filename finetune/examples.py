@@ -21,7 +21,7 @@ from finetune.tasks.schema import write_examples
 from kg.artifact import ArtifactWriter, write_artifact
 from kg.errors import InputError
 from kg.progress import track
-from kg.sources import resolve_source
+from kg.sources import source_path
 
 STAGE = "finetune examples"
 
@@ -66,7 +66,7 @@ class ExamplesConfig:
 
     def inputs(self) -> dict[str, Path]:
         graph = {"graph": self.graph} if self.graph is not None else {}
-        return {"source": resolve_source(self.source), **graph}
+        return {"source": source_path(self.source), **graph}
 
 
 def run(config: ExamplesConfig) -> Path:

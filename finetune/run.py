@@ -29,7 +29,7 @@ from finetune.tasks.schema import Example
 from kg.artifact import ArtifactWriter, write_artifact
 from kg.errors import InputError
 from kg.progress import progress
-from kg.sources import resolve_source
+from kg.sources import resolve_source, source_path
 
 if TYPE_CHECKING:
     from ernie import ErnieTokenizer
@@ -83,7 +83,7 @@ class FinetuneConfig:
         linked = {"linked": self.linked} if self.linked is not None else {}
         return {
             "examples": self.examples,
-            "model": resolve_source(self.model),
+            "model": source_path(self.model),
             "vectors": self.vectors,
             **linked,
         }

@@ -11,6 +11,7 @@ from pathlib import Path
 from kg.artifact import write_artifact
 from kg.errors import InputError
 from kg.readers.table import AUTO, locate_source, reader_named
+from kg.sources import resolve_source
 
 STAGE = "kg build"
 
@@ -49,7 +50,7 @@ def run(config: BuildConfig) -> Path:
     from kg.assembly import build
     from kg.info import figures
 
-    source = locate_source(config.reader, config.source)
+    source = resolve_source(locate_source(config.reader, config.source))
     raw = reader_named(config.reader).read(source)
     with write_artifact(config, stage=STAGE) as writer:
         graph = build(

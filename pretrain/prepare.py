@@ -20,7 +20,7 @@ from ernie.training.reproducibility import keyed_generator
 from kg.artifact import ArtifactWriter, open_artifact, write_artifact
 from kg.errors import InputError
 from kg.progress import track
-from kg.sources import resolve_source
+from kg.sources import resolve_source, source_path
 from kg.split import split_of
 from pretrain.dataset import InstanceWriter
 from pretrain.instances import (
@@ -69,7 +69,7 @@ class PrepareConfig:
     def inputs(self) -> dict[str, Path]:
         return {
             "linked": self.linked,
-            "tokenizer": resolve_source(self.tokenizer),
+            "tokenizer": source_path(self.tokenizer),
             "vectors": self.vectors,
         }
 

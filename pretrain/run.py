@@ -25,7 +25,7 @@ from ernie.training.optimisation import ParameterGroups, decay_groups
 from kg.artifact import ArtifactWriter, open_artifact, write_artifact
 from kg.errors import InputError
 from kg.progress import Progress, progress
-from kg.sources import resolve_source
+from kg.sources import resolve_source, source_path
 from pretrain.dataset import Instances
 from pretrain.masking import MaskingRates, WordPieces, mask_batch
 from pretrain.objectives import HeldOutScores, ObjectiveWeights, compute_losses, count_targets
@@ -72,7 +72,7 @@ class PretrainConfig:
     """Fresh weights, order, masking."""
 
     def inputs(self) -> dict[str, Path]:
-        return {"instances": self.instances, "vectors": self.vectors, "base": resolve_source(self.base)}
+        return {"instances": self.instances, "vectors": self.vectors, "base": source_path(self.base)}
 
 
 def run(config: PretrainConfig) -> Path:

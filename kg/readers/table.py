@@ -10,7 +10,7 @@ from pathlib import Path
 from kg.errors import InputError
 from kg.readers import tsv, wordnet
 from kg.records import RawGraph
-from kg.sources import resolve_source
+from kg.sources import source_path
 
 AUTO = "auto"
 
@@ -55,14 +55,14 @@ def reader_named(name: str) -> Reader:
 
 
 def locate_source(reader: str, source: str) -> Path:
-    """The path a reader is to open: the named one, or the reader's own for `auto`.
+    """The path a reader is to open, which need not exist: the named one, or the reader's own for `auto`.
 
     Raises:
-        InputError: the reader has no default source, or nothing lies at the path.
+        InputError: the reader has no default source, or it is not installed.
     """
     chosen = reader_named(reader)
     if source != AUTO:
-        return resolve_source(source)
+        return source_path(source)
     if chosen.locate is None:
         raise InputError(f"the reader {reader!r} has no default source; set `source` to {chosen.reads}")
     return chosen.locate()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ernie_kg.pipeline import load_road
+from ernie_kg.pipeline import describe_road, load_road
+from kg.errors import InputError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 ROADS = ["own-data.yaml", "quickstart.yaml"]
@@ -24,3 +25,15 @@ def test_a_road_loads_and_agrees_on_its_split(name: str) -> None:
     assert len(steps) == len(yaml.safe_load((CONFIGS / name).read_text())["stages"])
     splitting = [s.config for s in steps if s.command in ("finetune examples", "pretrain prepare")]
     assert len({(c.seed, c.dev, c.test) for c in splitting}) == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ROADS)
+def test_a_dry_run_needs_nothing_that_earlier_steps_make(name: str, tmp_path: Path) -> None:
+    """A stage that looks into its inputs while naming them would stop a dry run before the first step has run."""
+    try:
+        shown = describe_road(load_road(CONFIGS / name, {"output": str(tmp_path / "run")}))
+    except InputError as error:
+        pytest.skip(str(error))
+    assert shown.count("would be written") == len(load_road(CONFIGS / name))
+    assert "from an earlier step" in shown
+    assert not (tmp_path / "run").exists()

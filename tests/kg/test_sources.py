@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kg.errors import InputError
-from kg.sources import resolve_source
+from kg.sources import resolve_source, source_path
 
 
 def test_a_package_is_found_without_being_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,7 +19,7 @@ def test_a_package_is_found_without_being_imported(tmp_path: Path, monkeypatch: 
     monkeypatch.syspath_prepend(str(tmp_path))
     assert resolve_source("package:carries_data/data.json") == tmp_path / "carries_data" / "data.json"
     assert "carries_data" not in sys.modules
-    with pytest.raises(InputError, match=r"installed but holds no 'other.json'"):
+    with pytest.raises(InputError, match=r"is installed but holds no 'other.json'"):
         resolve_source("package:carries_data/other.json")
 
 
@@ -34,3 +34,8 @@ def test_a_package_is_found_without_being_imported(tmp_path: Path, monkeypatch: 
 def test_what_is_missing_is_named_with_the_mend(source: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         resolve_source(source)
+
+
+def test_a_path_may_be_named_before_it_is_made() -> None:
+    """A dry run names what an earlier step will make."""
+    assert source_path("not/made/yet") == Path("not/made/yet")
