@@ -175,8 +175,9 @@ def _side_by_side(shown: Sequence[Shown]) -> str:
 
 
 def _differs(name: str, measured: Sequence[Mapping[str, Any]]) -> bool:
-    values = [m.get(name) for m in measured]
-    return any(value != values[0] for value in values)
+    """Whether two artifacts have the measure and disagree; what only one has stands in its own section."""
+    values = [m[name] for m in measured if m.get(name) is not None]
+    return any(value != values[0] for value in values[1:])
 
 
 def _compared(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
