@@ -23,7 +23,7 @@ demo: setup  ## the whole road: WordNet and Wikipedia paragraphs to an exported 
 	$(BIN)/ernie-kg run configs/quickstart.yaml
 
 test: setup  ## every test
-	OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest --durations=15
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest --durations=15
 
 lint: setup  ## format, style, types, import contracts
 	$(BIN)/ruff format --check .
