@@ -9,15 +9,20 @@ A score is minus the distance: larger is better. "Side" 0 asks for the tail, sid
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from kg.ranking import KnownQueries
+from kg.losses import LOSSES, Loss
+from kg.negatives import SAMPLERS, KnownQueries, bernoulli_weights
 
+TRIPLES_AT_ONCE = 16_384  # between two reports of progress
 SMALLEST_SQUARE = 1e-6  # below this a squared distance is rounding of the matrix product, not a length
 
 
@@ -100,72 +105,6 @@ NORMS = {
 }
 
 
-# --- losses ---------------------------------------------------------------------------------------------------
-
-
-class Loss(Protocol):
-    """A loss over shared negatives, with its gradient.
-
-    positive: scores of the true triples, shape (num_blocks, num_queries).
-    negative: scores of the negatives, shape (num_blocks, num_queries, num_negatives); -inf = a true triple, ignore;
-        may be overwritten.
-    margin: gamma, in units of distance. temperature: alpha, sharpness of the self-adversarial weights.
-
-    Returns the sum over queries (a scalar), and its gradients by `positive` and by `negative`.
-    """
-
-    def __call__(
-        self, positive: Tensor, negative: Tensor, *, margin: float, temperature: float
-    ) -> tuple[Tensor, Tensor, Tensor]: ...
-
-
-def self_adversarial(
-    positive: Tensor, negative: Tensor, *, margin: float, temperature: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """-log s(gamma + f+) - sum_j w_j log s(-gamma - f_j), w = softmax(alpha f) taken as a constant.
-
-    Sun et al. 2019 (RotatE), equations 5 and 6, with f = minus the distance.
-    """
-    weights = torch.softmax(temperature * negative, -1).masked_fill(negative == -torch.inf, 0.0)
-    for_positive, for_negative = positive + margin, negative + margin
-    logsigmoid = torch.nn.functional.logsigmoid
-    value = -logsigmoid(for_positive).sum() - (weights * logsigmoid(-for_negative)).sum()
-    return value, -torch.sigmoid(-for_positive), weights * torch.sigmoid(for_negative)
-
-
-def cross_entropy(
-    positive: Tensor, negative: Tensor, *, margin: float, temperature: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """-log softmax of the true triple among itself and its negatives; `margin` and `temperature` play no part.
-
-    Ruffinelli et al. 2020 ("You CAN teach an old dog new tricks"), there called KL, over sampled negatives.
-    """
-    highest = torch.maximum(positive, negative.amax(-1))
-    shares = negative.sub_(highest.unsqueeze(-1)).exp_()
-    positive = positive - highest
-    normaliser = shares.sum(-1) + positive.exp()
-    shares /= normaliser.unsqueeze(-1)
-    value = (normaliser.log() - positive).sum()
-    return value, positive.exp() / normaliser - 1.0, shares
-
-
-def margin_ranking(
-    positive: Tensor, negative: Tensor, *, margin: float, temperature: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """sum_j max(0, gamma - f+ + f_j) / num_negatives: equation 1 of Bordes et al. 2013, averaged over negatives."""
-    hinge = torch.relu(margin - positive.unsqueeze(-1) + negative)
-    share = 1.0 / negative.shape[-1]
-    active = (hinge > 0).to(negative.dtype) * share
-    return hinge.sum() * share, -active.sum(-1), active
-
-
-LOSSES: dict[str, Loss] = {
-    "self_adversarial": self_adversarial,
-    "cross_entropy": cross_entropy,
-    "margin": margin_ranking,
-}
-
-
 # --- model ----------------------------------------------------------------------------------------------------
 
 
@@ -239,11 +178,13 @@ class TransE:
         margin: float,
         temperature: float,
         known: KnownQueries | None = None,
+        weights: Tensor | None = None,
     ) -> BatchGradient:
         """Loss and gradient of a batch cut into chunks, each chunk against its own negatives on both sides.
 
         triples: (num_chunks * chunk, 3). negatives: entity rows (2 * num_chunks, num_negatives), side 0 first.
         known: negatives that are true triples are ignored; None keeps them.
+        weights: (num_chunks * chunk, 2), how much each side of each triple counts; None = 1.
         """
         blocks, dim = len(negatives), self.entities.shape[1]
         heads, tails = (self.entities.index_select(0, triples[:, column]) for column in (0, 2))
@@ -254,14 +195,18 @@ class TransE:
         scores = -far
         if known is not None:
             scores[known.true_negatives(triples, negatives)] = -torch.inf
-        value, by_positive, by_negative = loss(-near, scores, margin=margin, temperature=temperature)
+        values, by_positive, by_negative = loss(-near, scores, margin=margin, temperature=temperature)
+        if weights is not None:
+            shares = weights.T.reshape(near.shape)
+            values, by_positive = values * shares, by_positive * shares
+            by_negative = by_negative * shares.unsqueeze(-1)
         pull = self.norm.paired_gradient(queries, targets, near, by_positive.neg_())
         by_queries, by_candidates = self.norm.crossed_gradient(queries, candidates, far, by_negative.neg_())
         by_queries = (by_queries + pull).view(2, -1, dim)
         by_targets = pull.view(2, -1, dim).flip(0)
         relation_rows, by_relations = self._relation_gradient(triples[:, 1], by_queries)
         return BatchGradient(
-            value,
+            values.sum(),
             torch.cat([triples[:, 0], triples[:, 2], negatives.view(-1)]),
             torch.cat([(by_queries - by_targets).view(-1, dim), by_candidates.view(-1, dim)]),
             relation_rows,
@@ -303,6 +248,130 @@ class RowAdagrad:
         self.table.index_copy_(0, touched, self.table.index_select(0, touched).sub_(steps))
 
 
+# --- engines --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StepSettings:
+    """What every step of a training shares. known: None keeps negatives that are true triples."""
+
+    loss: str
+    margin: float
+    temperature: float
+    known: KnownQueries | None
+
+
+class Engine(Protocol):
+    """Takes optimiser steps on a model's tables, in place; the same steps, up to rounding, whatever the engine.
+
+    accumulated: Adagrad's accumulators of the entities and of the relations. learning_rate: may be set between steps.
+    """
+
+    accumulated: tuple[Tensor, Tensor]
+    learning_rate: float
+
+    def steps(self, batches: Tensor, negatives: Tensor, weights: Tensor | None) -> float:
+        """batches: (steps, batch_size, 3). negatives: (steps, 2 * chunks, n). weights: (steps, batch_size, 2).
+
+        Returns the loss, summed over steps, triples and sides.
+        """
+        ...
+
+
+class TorchEngine:
+    """Closed-form gradients as torch operations: any device, any floating type."""
+
+    def __init__(self, model: TransE, settings: StepSettings, *, learning_rate: float) -> None:
+        self.model, self.settings = model, settings
+        self._entities = RowAdagrad(model.entities, learning_rate=learning_rate)
+        self._relations = RowAdagrad(model.relations, learning_rate=learning_rate)
+        self.accumulated = self._entities.accumulated, self._relations.accumulated
+        self.learning_rate = learning_rate
+
+    def steps(self, batches: Tensor, negatives: Tensor, weights: Tensor | None) -> float:
+        total, given = torch.zeros((), dtype=torch.float64), self.settings
+        self._entities.learning_rate = self._relations.learning_rate = self.learning_rate
+        for step, batch in enumerate(batches):
+            found = self.model.gradient(
+                batch,
+                negatives[step],
+                loss=LOSSES[given.loss],
+                margin=given.margin,
+                temperature=given.temperature,
+                known=given.known,
+                weights=None if weights is None else weights[step],
+            )
+            self._entities.step(found.entity_rows, found.entity_gradients)
+            self._relations.step(found.relation_rows, found.relation_gradients)
+            total += found.loss
+        return float(total)
+
+
+class FusedEngine:
+    """The compiled step of `kg.fused`: float32 tables on the CPU; threads as torch has at the moment of a step."""
+
+    def __init__(self, model: TransE, settings: StepSettings, *, learning_rate: float) -> None:
+        from kg import fused
+
+        self._fused = fused
+        self._tables = model.entities.numpy(), model.relations.numpy()
+        self.accumulated = torch.zeros(len(model.entities)), torch.zeros(len(model.relations))
+        self._marks = tuple(np.zeros(len(table), np.int32) for table in self._tables for _ in ("first", "mark"))
+        self._known = self._empty_known() if settings.known is None else self._known_arrays(settings.known)
+        self._settings = (
+            fused.LOSS_CODES[settings.loss],
+            np.float32(settings.margin),
+            np.float32(settings.temperature),
+            model.norm is NORMS["l2"],
+            model.reciprocal,
+            settings.known is not None,
+        )
+        self.learning_rate, self._steps_taken = learning_rate, 0
+
+    def steps(self, batches: Tensor, negatives: Tensor, weights: Tensor | None) -> float:
+        nothing = torch.zeros(len(batches), 0, 2)
+        threads = self._fused.use_threads(torch.get_num_threads())
+        total = self._fused.run_steps(
+            self._tables,
+            tuple(state.numpy() for state in self.accumulated),
+            self._marks,
+            batches.numpy(),
+            negatives.numpy(),
+            (nothing if weights is None else weights).numpy(),
+            self._known,
+            self._settings,
+            np.float32(self.learning_rate),
+            self._steps_taken + 1,
+            threads,
+        )
+        self._steps_taken += len(batches)
+        return float(total)
+
+    @staticmethod
+    def _known_arrays(known: KnownQueries) -> tuple[np.ndarray, np.ndarray]:
+        return known.questions.numpy(), known.starts.numpy()
+
+    @staticmethod
+    def _empty_known() -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros(0, np.int64), np.zeros(1, np.int64)
+
+
+ENGINES: dict[str, Callable[..., Engine]] = {"torch": TorchEngine, "fused": FusedEngine}
+
+
+def choose_engine(name: str) -> tuple[str, str]:
+    """The engine that `name` means here, and why; auto = fused where numba can be imported, else torch.
+
+    On every setting measured (`benchmarks/kg.py`) the fused engine was at least as fast; it takes the same steps, so
+    that there is nothing else to choose by.
+    """
+    if name != "auto":
+        return name, "as asked"
+    if importlib.util.find_spec("numba") is None:
+        return "torch", "numba is not installed"
+    return "fused", "numba is installed"
+
+
 # --- training -------------------------------------------------------------------------------------------------
 
 
@@ -312,6 +381,7 @@ class Trainer:
     triples: (n, 3) int64, at least one. batch_size and chunk_size are cut to n on a small graph; the last batch of
     an epoch is filled up with triples of its beginning, so that all batches have one shape.
     num_negatives: a chunk and side; two sides make it twice as many a triple.
+    engine: torch or fused. negatives: a name of `SAMPLERS`. filtered: whether true triples count as negatives.
     """
 
     def __init__(
@@ -327,47 +397,58 @@ class Trainer:
         batch_size: int,
         chunk_size: int,
         generator: torch.Generator,
+        engine: str = "torch",
+        negatives: str = "uniform",
+        filtered: bool = True,
     ) -> None:
         assert len(triples) > 0, "training needs a triple"
         self.model, self.triples, self.generator = model, triples, generator
-        self.loss, self.margin, self.temperature = LOSSES[loss], margin, temperature
         self.num_negatives = num_negatives
         self.chunk_size = min(chunk_size, batch_size, len(triples))
         self.num_chunks = max(1, min(batch_size, len(triples)) // self.chunk_size)
         self.batch_size = self.chunk_size * self.num_chunks
         self.steps_per_epoch = -(-len(triples) // self.batch_size)
-        self.num_entities = len(model.entities) - 1
-        self.known = KnownQueries(triples, num_entities=self.num_entities, num_relations=model.num_relations)
-        self.entity_optimiser = RowAdagrad(model.entities, learning_rate=learning_rate)
-        self.relation_optimiser = RowAdagrad(model.relations, learning_rate=learning_rate)
+        num_entities = len(model.entities) - 1
+        counts = {"num_entities": num_entities, "num_relations": model.num_relations}
+        settings = StepSettings(loss, margin, temperature, KnownQueries(triples, **counts) if filtered else None)
+        self.engine = ENGINES[engine](model, settings, learning_rate=learning_rate)
+        self._draw = SAMPLERS[negatives](triples, num_entities=num_entities)
+        self._weights = bernoulli_weights(triples) if negatives == "bernoulli" else None
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """From the next step on."""
+        self.engine.learning_rate = learning_rate
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What an exact continuation needs besides the model's tables: accumulators and the generator's state."""
+        entities, relations = self.engine.accumulated
+        state = self.generator.get_state()
+        return {"entity_accumulated": entities, "relation_accumulated": relations, "generator": state}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over what `state_dict` gave; the tables are the model's to restore, in place."""
+        for mine, name in zip(self.engine.accumulated, ("entity_accumulated", "relation_accumulated"), strict=True):
+            mine.copy_(state[name])
+        self.generator.set_state(state["generator"])
 
     def epoch(self, on_step: Callable[[int], None] = lambda triples: None) -> float:
-        """One pass over the triples; returns the mean loss a query. `on_step` gets the triples of each step.
+        """One pass over the triples; returns the mean loss a query. `on_step` gets how many triples were just seen.
 
         Raises:
-            Diverged: the epoch's loss is NaN or infinite.
+            Diverged: the loss is NaN or infinite.
         """
         order = torch.randperm(len(self.triples), generator=self.generator)
         order = torch.cat([order, order[: self.steps_per_epoch * self.batch_size - len(order)]])
-        total = torch.zeros((), dtype=torch.float64)
-        for rows in order.view(self.steps_per_epoch, self.batch_size):
-            total += self.step(self.triples.index_select(0, rows))
-            on_step(self.batch_size)
-        mean = float(total) / (2 * order.numel())
-        if not torch.isfinite(total):
-            raise Diverged(
-                f"the loss became {mean}; lower the learning rate (now {self.entity_optimiser.learning_rate})"
-            )
-        return mean
+        total = 0.0
+        for rows in order.view(self.steps_per_epoch, self.batch_size).split(max(1, TRIPLES_AT_ONCE // self.batch_size)):
+            total += self._steps(rows)
+            if not math.isfinite(total):
+                raise Diverged(f"the loss became {total}; lower the learning rate (now {self.engine.learning_rate})")
+            on_step(rows.numel())
+        return total / (2 * order.numel())
 
-    def step(self, batch: Tensor) -> Tensor:
-        """One optimiser step on `batch` (batch_size, 3); returns the loss, summed over both sides."""
-        negatives = torch.randint(
-            1, self.num_entities + 1, (2 * self.num_chunks, self.num_negatives), generator=self.generator
-        )
-        found = self.model.gradient(
-            batch, negatives, loss=self.loss, margin=self.margin, temperature=self.temperature, known=self.known
-        )
-        self.entity_optimiser.step(found.entity_rows, found.entity_gradients)
-        self.relation_optimiser.step(found.relation_rows, found.relation_gradients)
-        return found.loss
+    def _steps(self, rows: Tensor) -> float:
+        """One optimiser step a line of `rows` (steps, batch_size), positions among the triples."""
+        batches = self.triples[rows]
+        negatives = self._draw(batches, self.num_chunks, self.num_negatives, self.generator)
+        return self.engine.steps(batches, negatives, None if self._weights is None else self._weights[rows])

@@ -5,8 +5,9 @@ import itertools
 import pytest
 import torch
 
-from kg.ranking import KnownQueries
-from kg.transe import LOSSES, NORMS, Diverged, RowAdagrad, Trainer, TransE
+from kg.losses import LOSSES
+from kg.negatives import KnownQueries
+from kg.transe import ENGINES, NORMS, Diverged, RowAdagrad, Trainer, TransE
 
 NUM_ENTITIES, NUM_RELATIONS, DIM = 12, 3, 5
 
@@ -147,10 +148,11 @@ def made_trainer(seed=0, learning_rate=0.1, count=50, **settings):
     )
 
 
+@pytest.mark.parametrize("engine", list(ENGINES))
 @pytest.mark.parametrize("loss", list(LOSSES))
-def test_training_lowers_the_loss_and_leaves_padding_zero(loss):
+def test_training_lowers_the_loss_and_leaves_padding_zero(loss, engine):
     """A sign error in the optimiser, or a gradient on row 0, both leave a table that looks like one."""
-    trainer = made_trainer(loss=loss)
+    trainer = made_trainer(loss=loss, engine=engine)
     losses = [trainer.epoch() for _ in range(30)]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
     assert not trainer.model.entities[0].any()
@@ -169,16 +171,47 @@ def test_a_seed_decides_every_number():
 def test_a_batch_larger_than_the_graph_and_a_short_last_batch_work(count):
     """Other engines hang or crash here; every triple must be seen at least once an epoch."""
     trainer, seen = made_trainer(count=count), []
-    original = trainer.step
-    trainer.step = lambda batch: (seen.append(batch), original(batch))[1]  # type: ignore[method-assign]
+    original = trainer.engine.steps
+
+    def steps(batches, negatives, weights):
+        seen.extend(batches)
+        return original(batches, negatives, weights)
+
+    trainer.engine.steps = steps
     trainer.epoch()
     assert {tuple(t) for b in seen for t in b.tolist()} == {tuple(t) for t in trainer.triples.tolist()}
     assert {len(batch) for batch in seen} == {trainer.batch_size}
 
 
-def test_a_loss_that_is_no_number_stops_training():
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_training_goes_on_exactly_from_its_state(engine):
+    """A resumed training that forgets the accumulators or the generator still learns, to other numbers."""
+    whole, first = made_trainer(engine=engine), made_trainer(engine=engine)
+    losses = [whole.epoch() for _ in range(4)]
+    begun = [first.epoch() for _ in range(2)]
+    state = {name: value.clone() for name, value in first.state_dict().items()}
+    resumed = made_trainer(seed=9, engine=engine)
+    resumed.model.entities.copy_(first.model.entities)
+    resumed.model.relations.copy_(first.model.relations)
+    resumed.load_state_dict(state)
+    assert begun + [resumed.epoch() for _ in range(2)] == losses
+    assert torch.equal(resumed.model.entities, whole.model.entities)
+
+
+def test_the_learning_rate_can_be_changed_between_epochs():
+    """A schedule whose rate never reaches the optimiser goes unseen."""
+    for engine in ENGINES:
+        trainer = made_trainer(engine=engine)
+        trainer.set_learning_rate(0.0)
+        before = trainer.model.entities.clone()
+        trainer.epoch()
+        assert torch.equal(trainer.model.entities, before)
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_a_loss_that_is_no_number_stops_training(engine):
     """Training goes on happily over NaN and writes it all over the table."""
-    trainer = made_trainer()
+    trainer = made_trainer(engine=engine)
     trainer.model.entities[3] = torch.nan
     with pytest.raises(Diverged, match="lower the learning rate"):
         trainer.epoch()
