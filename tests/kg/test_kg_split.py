@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import doctest
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import kg.split
 from kg.errors import InputError
-from kg.split import split_of, split_triples
+from kg.split import audit, split_of, split_triples
 
 triple_lists = st.lists(
     st.tuples(st.integers(1, 12), st.integers(0, 3), st.integers(1, 12)), min_size=1, max_size=80, unique=True
@@ -105,3 +108,92 @@ def test_impossible_shares_are_refused(dev, test):
         split_of("a", seed=0, dev=dev, test=test)
     with pytest.raises(InputError, match="expected shares"):
         split_triples(array([(1, 0, 2)]), seed=0, valid=dev, test=test)
+
+
+def audited(train, held_out, num_relations, overlap, min_pairs):
+    """The sentence of the docstring in plain loops."""
+    pairs = [
+        {(h, t) for h, r, t in {*train, *held_out} if r == relation and h != t} for relation in range(num_relations)
+    ]
+    turned = [{(t, h) for h, t in found} for found in pairs]
+
+    def gives_away(giver, given, inverse):
+        shared = pairs[giver] & (turned if inverse else pairs)[given]
+        return len(pairs[giver]) >= min_pairs and len(shared) >= overlap * len(pairs[giver]) and bool(shared)
+
+    counts = Counter(num_held_out=len(held_out))
+    entities, relations = {e for h, _, t in train for e in (h, t)}, {r for _, r, _ in train}
+    for head, relation, tail in held_out:
+        same = {r for h, r, t in train if (h, t) == (head, tail) and h != t}
+        back = {r for h, r, t in train if (t, h) == (head, tail) and h != t}
+        reasons = {
+            "exact": relation in same,
+            "duplicate_relation": any(r != relation and gives_away(r, relation, inverse=False) for r in same),
+            "inverse_relation": any(r != relation and gives_away(r, relation, inverse=True) for r in back),
+            "symmetric_relation": relation in back and gives_away(relation, relation, inverse=True),
+        }
+        counts["readable"] += any(reasons.values())
+        reasons["pair_in_train"] = bool(same or back)
+        reasons["unseen_entity"] = not {head, tail} <= entities
+        reasons["unseen_relation"] = relation not in relations
+        counts.update({reason: int(found) for reason, found in reasons.items()})
+    return counts
+
+
+crowded = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2), st.integers(1, 4)), max_size=40)
+
+
+@given(crowded, crowded, st.sampled_from([0.5, 0.75, 1.0]), st.integers(1, 4))
+def test_the_audit_counts_what_plain_loops_count(train, held_out, overlap, min_pairs):
+    """An audit that overlooks one direction calls a leaking split clean."""
+    found = audit(array(train), array(held_out), 3, overlap=overlap, min_pairs=min_pairs)
+    expected = audited(train, held_out, 3, overlap, min_pairs)
+    assert {name: found[name] for name in expected} == expected
+    assert found["readable_share"] == pytest.approx(expected["readable"] / max(1, len(held_out)))
+
+
+def test_a_leak_made_by_hand_is_named_by_its_relations():
+    """Relation 1 is relation 0 turned round, 2 is 0 again, 3 is symmetric, 4 shares nothing."""
+    pairs = [(i, 100 + i) for i in range(1, 21)]
+    everything = [(h, 0, t) for h, t in pairs] + [(t, 1, h) for h, t in pairs[:19]] + [(h, 2, t) for h, t in pairs[1:]]
+    everything += [triple for i in range(1, 11) for triple in ((200 + i, 3, 300 + i), (300 + i, 3, 200 + i))]
+    everything += [(h, 4, 100 + 3 * h + 1) for h in range(1, 11)]
+    held_out = [(1, 0, 101), (20, 0, 120), (2, 0, 102), (310, 3, 210), (5, 4, 116)]
+    found = audit(array([triple for triple in everything if triple not in held_out]), array(held_out), 5)
+    reasons = ("exact", "duplicate_relation", "inverse_relation", "symmetric_relation", "readable", "pair_in_train")
+    assert [found[reason] for reason in reasons] == [0, 2, 2, 1, 4, 4]
+    named = [(line["relation"], line["given_away_by"], line["inverse"]) for line in found["relations"]]
+    assert sorted(named) == [(0, 1, True), (0, 2, False), (3, 3, True)]
+    assert [line["num_held_out"] for line in found["relations"]] == [2, 2, 1]
+
+
+@given(triple_lists, st.integers(0, 5))
+def test_our_own_splits_pass_the_audit(triples, seed):
+    """Two ways to the same promise: no pair of a held-out triple stands in training."""
+    parts = split_triples(array(triples), seed=seed, valid=0.2, test=0.2)
+    found = audit(parts.train, np.concatenate(parts[1:]), 4, overlap=0.0, min_pairs=1)
+    assert (found["pair_in_train"], found["readable"], found["unseen_entity"]) == (0, 0, 0)
+
+
+def test_published_splits_get_their_known_verdict():
+    """FB15k-237 was cut so that no held-out pair stands in training; WN18RR kept its symmetric relations."""
+    data = Path(__file__).parents[3] / "shared" / "data"
+    if not (data / "wn18rr").is_dir():
+        pytest.skip("needs the published FB15k-237 and WN18RR triples beside the checkout")
+    found = {}
+    for name in ("fb15k237", "wn18rr"):
+        rows: dict[str, int] = {}
+        parts = [
+            [[rows.setdefault(word, len(rows)) for word in line.split("\t")] for line in path.read_text().splitlines()]
+            for path in (data / name / f"{part}.tsv" for part in ("train", "valid", "test"))
+        ]
+        found[name] = audit(array(parts[0]), array(parts[1] + parts[2]), len(rows))
+    assert (found["fb15k237"]["pair_in_train"], found["fb15k237"]["readable"]) == (0, 0)
+    assert found["wn18rr"]["symmetric_relation"] == found["wn18rr"]["readable"] == 2_098
+
+
+def test_the_examples_of_the_split_module_hold():
+    """An example that has drifted explains another function."""
+    found = doctest.testmod(kg.split)
+    assert found.attempted >= 4
+    assert found.failed == 0
