@@ -5,7 +5,9 @@ Exit codes: 0 done · 1 a fault of ours · 2 something the user can mend · 130 
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import io
 import os
 import signal
 import sys
@@ -13,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ernie_kg.stages import STAGES, Stage
+from ernie_kg.stages import STAGES, VIEWS, Stage, View
 from kg.errors import InputError
+from kg.tables import plain
 
 ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # stages show progress of their own
@@ -26,7 +29,11 @@ USAGE = """usage: ernie-kg COMMAND [--help] [options]
 commands:
 {commands}
 
-Every stage takes --config FILE.yaml, an option for each key of its config, --dry-run and --debug."""
+commands that print, and write nothing:
+{views}
+
+Every command takes an option for each key of its config, and --debug; every one that writes takes --config FILE.yaml
+and --dry-run too."""
 RUN_USAGE = """usage: ernie-kg run FILE.yaml [--STEP.KEY VALUE …] [--output FOLDER] [--dry-run] [--debug]
 
 Runs the road that the file describes, skips finished stages, prints one table and the path of the report.
@@ -53,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 130
     except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains while it leaves
         return 0
     except Exception as error:
         if debug:
@@ -76,16 +84,21 @@ def dispatch(words: list[str]) -> int:
         name = " ".join(words[:length])
         if name in STAGES:
             return stage_command(name, STAGES[name], words[length:])
+        if name in VIEWS:
+            return view_command(name, VIEWS[name], words[length:])
     return _unknown(words)
 
 
 def usage(group: str = "") -> str:
     """The list of commands, or of one group's (`kg`, `pretrain`, `finetune`)."""
-    rows = {name: stage.summary for name, stage in STAGES.items() if name.startswith(group)}
+    stages = {name: stage.summary for name, stage in STAGES.items() if name.startswith(group)}
+    views = {name: view.summary for name, view in VIEWS.items() if name.startswith(group)}
     if not group:
-        rows = {"run": "a whole road from one YAML file", **rows}
-    width = max(map(len, rows)) + 2
-    return USAGE.format(commands="\n".join(f"  {name:<{width}}{text}" for name, text in rows.items()))
+        stages = {"run": "a whole road from one YAML file", **stages}
+    width = max(map(len, [*stages, *views])) + 2
+    commands, printing = ("\n".join(f"  {n:<{width}}{text}" for n, text in rows.items()) for rows in (stages, views))
+    template = USAGE if views else USAGE.replace("commands that print, and write nothing:\n{views}\n\n", "")
+    return template.format(commands=commands, views=printing)
 
 
 def stage_command(name: str, stage: Stage, words: list[str]) -> int:
@@ -94,7 +107,10 @@ def stage_command(name: str, stage: Stage, words: list[str]) -> int:
 
     config_class = stage.config_class()
     configs.check_options(config_class, words, command=name)
+    if stage.places:
+        words = with_keys(name, words, stage.places, flags=("dry-run", "help"))
     parser = configs.config_parser(config_class, prog=f"ernie-kg {name}", description=stage.summary)
+    parser.usage = _usage_line(name, stage.places) if stage.places else None
     parser.add_argument("--config", type=str, default=None, help="a YAML file with keys of this stage's config")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and inputs, write nothing")
     try:
@@ -117,6 +133,58 @@ def stage_command(name: str, stage: Stage, words: list[str]) -> int:
 
     print(f"{folder}: {read_manifest(folder).data['headline']}")
     return 0
+
+
+def view_command(name: str, view: View, words: list[str]) -> int:
+    """One command that prints; bare words stand for the keys in `view.places`, a bare switch for `true`."""
+    from ernie_kg import config as configs
+
+    config_class = view.config_class()
+    configs.check_options(config_class, words, command=name)
+    switches = tuple(field.name for field in dataclasses.fields(config_class) if field.type in (bool, "bool"))
+    parser = configs.config_parser(config_class, prog=f"ernie-kg {name}", description=view.summary)
+    parser.usage = _usage_line(name, view.places)
+    try:
+        parsed = parser.parse_args(with_keys(name, words, view.places, flags=("help",), switches=switches))
+        config = configs.instantiate(parser, config_class, parsed)
+    except configs.ArgumentError as error:
+        raise InputError(f"{name}: {configs.one_line(error)}") from None
+    text = view.run(config)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 shows what it can
+    print(text, flush=True)
+    return 0
+
+
+def with_keys(
+    command: str, words: list[str], places: Sequence[str], *, flags: Sequence[str], switches: Sequence[str] = ()
+) -> list[str]:
+    """The words with a key for every bare one: `G --k 3 dog` to `--graph=G --k 3 --name=dog`.
+
+    flags: options that take no value. switches: options that take true or false, true when nothing follows.
+
+    Raises:
+        InputError: more bare words than places.
+    """
+    keyed, free, rest = [], list(places), list(words)
+    while rest:
+        word = rest.pop(0)
+        option, equals, _ = word.removeprefix("--").partition("=")
+        if word == "-h" or (word.startswith("--") and (equals or option in flags)):
+            keyed.append(word)
+        elif word.startswith("--") and option in switches:
+            keyed.append(f"{word}={rest.pop(0) if rest and rest[0] in ('true', 'false') else 'true'}")
+        elif word.startswith("--"):
+            keyed += [word, *rest[:1]]
+            rest = rest[1:]
+        elif free:
+            keyed.append(f"--{free.pop(0)}={word}")
+        else:
+            raise InputError(
+                f"{command}: expected {' '.join(places).upper()}, got {word!r} after them; "
+                f"a name of several words stands in quotes"
+            )
+    return keyed
 
 
 def run_command(words: list[str]) -> int:
@@ -157,6 +225,10 @@ def _road_words(words: list[str]) -> tuple[Path, dict[str, Any]]:
     return files[0], overrides
 
 
+def _usage_line(name: str, places: Sequence[str]) -> str:
+    return f"ernie-kg {name} {' '.join(places).upper()} [options]"
+
+
 def _value_of(option: str, words: list[str]) -> str | None:
     for position, word in enumerate(words):
         if word.startswith(option + "="):
@@ -179,14 +251,14 @@ def _unknown(words: list[str]) -> int:
         print(usage(words[0]))
         return 0
     typed = " ".join(words[:2]) if words[0] in groups else words[0]
-    near = difflib.get_close_matches(typed, ["run", *STAGES], n=1)
+    near = difflib.get_close_matches(typed, ["run", *STAGES, *VIEWS], n=1)
     hint = f"nearest: {near[0]}" if near else "see `ernie-kg --help`"
     raise InputError(f"unknown command {typed!r}; {hint}")
 
 
 def _report(error: Exception) -> int:
     code = getattr(error, "exit_code", 2 if isinstance(error, OSError) else 1)
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(plain(str(error)).split()) or type(error).__name__
     if code == 2:
         print(f"ernie-kg: {text}", file=sys.stderr)
         return 2

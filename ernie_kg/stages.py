@@ -1,4 +1,4 @@
-"""Every stage the command line knows, by the words a user types. Modules are imported when a stage is asked for."""
+"""Every command, by the words a user types: stages write a folder, views print. Modules load when one is asked for."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ class Stage:
     """One command.
 
     module: where `run(config) -> Path` and the config class stand. config: the class's name. summary: a line of help.
+    places: keys that bare words on the command line stand for, in this order.
     """
 
     module: str
     config: str
     summary: str
+    places: tuple[str, ...] = ()
 
     def config_class(self) -> type[Any]:
         return getattr(importlib.import_module(self.module), self.config)
@@ -30,10 +32,37 @@ class Stage:
         return importlib.import_module(self.module).run(config)
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """A command that prints and writes nothing, so that no road has it for a step.
+
+    module: where the config class and the function stand. config: the class's name. function: `(config) -> str`.
+    summary: a line of help. places: as in `Stage`.
+    """
+
+    module: str
+    config: str
+    function: str
+    summary: str
+    places: tuple[str, ...] = ()
+
+    def config_class(self) -> type[Any]:
+        return getattr(importlib.import_module(self.module), self.config)
+
+    def run(self, config: Any) -> str:
+        return getattr(importlib.import_module(self.module), self.function)(config)
+
+
 STAGES: dict[str, Stage] = {
     "kg build": Stage("kg.build", "BuildConfig", "graph artifact from WordNet, triples files and other sources"),
     "kg embed": Stage(
         "kg.embed", "EmbedConfig", "TransE vectors of a graph, ranked on held-out facts, indexed in faiss"
+    ),
+    "kg export": Stage(
+        "kg.export",
+        "ExportConfig",
+        "a graph as GraphML, TSV, N-Triples, OpenKE's layout or networkx JSON",
+        places=("graph",),
     ),
     "link": Stage("entity_linking.annotate", "LinkConfig", "entity links in a corpus, written as parquet shards"),
     "pretrain prepare": Stage("pretrain.prepare", "PrepareConfig", "training instances from linked shards"),
@@ -48,6 +77,22 @@ STAGES: dict[str, Stage] = {
         "finetune.export", "ExportConfig", "safetensors, ONNX and int8 files, each checked against its origin"
     ),
     "report": Stage("ernie_kg.report", "ReportConfig", "one HTML page of a run, from its manifests"),
+}
+
+VIEWS: dict[str, View] = {
+    "kg info": View(
+        "kg.views", "InfoConfig", "info", "tables of a graph: counts, degrees, components, relations", places=("graph",)
+    ),
+    "kg query": View(
+        "kg.views", "QueryConfig", "query", "an entity by name or id, with its neighbours", places=("graph", "name")
+    ),
+    "kg neighbours": View(
+        "kg.views",
+        "NeighboursConfig",
+        "neighbours",
+        "the nearest entities by vector, next to those in the graph",
+        places=("vectors", "name"),
+    ),
 }
 
 

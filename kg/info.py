@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
+import pyarrow.compute
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
 from kg.graph import KnowledgeGraph
 
+pc: Any = pyarrow.compute  # its functions are made when it is loaded: no type checker sees them
 MIRRORED = 0.9
 """A relation is reported when more than this share of its triples stands in another one, or reversed."""
 SPLITS = ("train", "valid", "test")
@@ -107,7 +108,7 @@ def relation_audit(graph: KnowledgeGraph, *, above: float = MIRRORED, top: int =
     same, reversed_ = _shared_triples(graph)
     counts = np.bincount(graph.triples[:, 1], minlength=graph.num_relations)
     ids = graph.relation_vocab.identifiers
-    found = []
+    found: list[dict[str, Any]] = []
     for kind, matrix in (("duplicate", same), ("inverse", reversed_)):
         pairs = matrix.tocoo()
         for row, other, shared in zip(pairs.row.tolist(), pairs.col.tolist(), pairs.data.tolist(), strict=True):

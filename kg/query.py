@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from kg.errors import InputError
 from kg.graph import FIRST_ENTITY_ROW, KnowledgeGraph
@@ -15,6 +16,7 @@ from kg.info import degrees
 from kg.records import readable
 from kg.tables import and_more, pairs, plain, shortened, table
 
+pc: Any = pyarrow.compute  # its functions are made when it is loaded: no type checker sees them
 NEAREST = 3
 COMPARED_AT_MOST = 20_000  # names an edit distance is worth; more take seconds
 LISTED_ALIASES = 8
