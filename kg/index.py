@@ -1,62 +1,87 @@
-"""Nearest vectors by name: a faiss index and the ids of its rows, in two files.
+"""Nearest vectors by name: a faiss index, the ids of its rows and its settings, in three files.
 
-The kind follows from the number of vectors: up to `FLAT_AT_MOST` exact search (`flat`: 0.7 ms a query at 100,000 x
-100 in batches), above that a graph of neighbours (`hnsw`), whose recall@10 against exact search is measured at build
-and kept in the file. Vectors are padded with zeros to a multiple of 16 numbers, which changes no distance and keeps
-faiss on its wide instructions.
+`auto` chooses the kind from the number of vectors, their width (a multiple of 16 numbers) and `memory_mb`, the first
+line that holds:
+
+    kind     bytes a vector       chosen                                      near                  removal
+    flat     4 * width            up to 100,000 vectors that fit the budget   exact                 real
+    hnsw     4 * width + 272      it fits the budget                          graph of neighbours   marked only
+    ivf_sq8  width + 8            it fits the budget                          lists, 8 bits a number   real
+    ivf_pq   width / 2 + 8        otherwise: the smallest there is            lists, 4 bits a number   real
+
+The ids come on top: their text and 9 bytes each, mapped rather than read with `mmap`.
+
+All but flat may miss neighbours. How hard they look is set at build: as little as finds `RECALL_TARGET` of the exact
+ten nearest of perturbed stored vectors, within limits; what was reached is kept as `recall`. Vectors are padded with
+zeros to a multiple of 16 numbers, which changes no distance and keeps faiss on its wide instructions (8-bit codes
+of width 100 take ten times as long as those of width 112).
 
 "Near" in a TransE graph is the cosine: relation vectors are as long as entity vectors, so neighbours lie far apart
-in L2.
+in L2. TransE vectors hardly cluster, so lists must be searched widely; a graph of neighbours serves them better.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import faiss
 import numpy as np
+import pyarrow as pa
 
 from kg.errors import InputError
+from kg.index_kinds import KINDS, METRICS, RECALL_AT, Metric, blocks, choose_kind, padded, prepared, train, tuned
 
-INDEX_FILE, SETTINGS_FILE = "index.faiss", "index.json"
-FLAT_AT_MOST = 100_000
-WIDTH_STEP = 16
-HNSW_LINKS, HNSW_EF_BUILD, HNSW_EF_SEARCH = 32, 80, 64
-RECALL_AT, RECALL_QUERIES = 10, 200
-
-Metric = Literal["cosine", "inner_product", "l2"]
-METRICS = {"cosine": faiss.METRIC_INNER_PRODUCT, "inner_product": faiss.METRIC_INNER_PRODUCT, "l2": faiss.METRIC_L2}
-KINDS = ("auto", "flat", "hnsw")
+INDEX_FILE, SETTINGS_FILE, IDS_FILE = "index.faiss", "index.json", "index_ids.arrow"
+KindName = Literal["auto", "flat", "hnsw", "ivf_sq8", "ivf_pq"]
+MOST_EFFORT_FOR_REMOVED = 8.0  # times the effort, when most rows of an hnsw index are passed over
+IDS = pa.schema([pa.field("id", pa.large_string(), False), pa.field("removed", pa.bool_(), False)])
 
 
 class VectorIndex:
     """Vectors under string ids; made by `build` or `load`.
 
-    ids: id of each row. metric: cosine, inner_product or l2. dim: numbers in a vector, before padding.
-    kind: flat or hnsw. recall: measured recall@10 against exact search; 1.0 for flat, which is exact.
-    threads: how many faiss may use in this index's searches (its pool is not torch's).
+    metric: cosine, inner_product or l2. dim: numbers in a vector, before padding. kind: flat, hnsw, ivf_sq8, ivf_pq.
+    recall: recall@10 against exact search as measured at build; 1.0 for flat, which is exact.
+    effort: how hard a search looks (see `Kind.efforts`); 0 for flat. May be set.
+    threads: how many faiss may use in this index's calls (its pool is not torch's); they are given back after each.
     """
 
     def __init__(
         self,
         index: faiss.Index,
-        ids: Sequence[str],
+        ids: pa.Array,
         *,
         metric: Metric,
         dim: int,
         kind: str,
         recall: float,
+        effort: int,
         threads: int,
+        removed: np.ndarray | None = None,
+        read_only: bool = False,
     ) -> None:
-        self.index, self.ids, self.metric = index, list(ids), metric
-        self.dim, self.kind, self.recall, self.threads = dim, kind, recall, threads
+        """ids: large_string, one a row. removed: bool, the rows that no longer count. Callers use `build`, `load`."""
+        self.index, self.metric, self.dim, self.kind = index, metric, dim, kind
+        self.recall, self.effort, self.threads, self.read_only = recall, effort, threads, read_only
+        self._ids = ids
+        self._removed = np.zeros(len(ids), bool) if removed is None else removed
+        self._known: dict[str, int] | None = None
+        self._selector: faiss.IDSelector | None = None
+        self._num_removed = int(self._removed.sum())
 
     def __len__(self) -> int:
-        return len(self.ids)
+        """Vectors that a search can find."""
+        return len(self._ids) - self._num_removed
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids that a search can find, in the order they came; a new list."""
+        return self._ids.filter(pa.array(~self._removed)).to_pylist()
 
     @classmethod
     def build(
@@ -65,31 +90,38 @@ class VectorIndex:
         ids: Sequence[str],
         metric: Metric = "cosine",
         *,
-        kind: Literal["auto", "flat", "hnsw"] = "auto",
+        kind: KindName = "auto",
+        memory_mb: int = 4096,
         threads: int = 0,
         seed: int = 0,
     ) -> VectorIndex:
         """Indexes `vectors` (num_vectors, dim), float32, copied; `ids` names the rows.
 
-        kind: auto chooses by size (see the module). threads: 0 = every core this process may use.
-        seed: chooses the vectors on which recall is measured.
+        kind: auto chooses by size (see the module). memory_mb: what auto may spend on the index, in 10^6 bytes.
+        threads: 0 = every core this process may use. seed: chooses the vectors that train an ivf index and those on
+        which recall is measured. hnsw built by several threads differs from run to run in rare neighbours.
 
         Raises:
-            InputError: not one id a vector, an id twice, no vector, a NaN, a zero vector under cosine, or an unknown
-                metric or kind.
+            InputError: not one id a vector, an id twice or empty, no vector, too few vectors for the kind, a NaN, a
+                zero vector under cosine, or an unknown metric or kind.
         """
         _check_name("metric", metric, tuple(METRICS))
-        _check_name("kind", kind, KINDS)
+        _check_name("kind", kind, ("auto", *KINDS))
         vectors = np.asarray(vectors, dtype=np.float32)
-        _check_vectors(vectors, ids, metric)
-        if kind == "auto":
-            kind = "flat" if len(vectors) <= FLAT_AT_MOST else "hnsw"
-        threads = _use_threads(threads)
-        stored = _prepared(vectors, metric)
-        index = _empty_index(kind, stored.shape[1], metric)
-        index.add(stored)
-        recall = 1.0 if kind == "flat" else _recall(index, stored, metric, seed)
-        return cls(index, ids, metric=metric, dim=vectors.shape[1], kind=kind, recall=recall, threads=threads)
+        names = _checked(vectors, ids, metric)
+        if not len(vectors):
+            raise InputError(f"expected vectors of shape (num_vectors, dim), at least one, got shape {vectors.shape}")
+        num_vectors, dim = vectors.shape
+        chosen = choose_kind(num_vectors, dim, memory_mb) if kind == "auto" else kind
+        if num_vectors < (needed := KINDS[chosen].at_least):
+            raise InputError(f"expected at least {needed:,} vectors to train {chosen}, got {num_vectors:,}; use flat")
+        threads = threads or _usable_cores()
+        with _faiss_threads(threads):
+            index = KINDS[chosen].empty(padded(dim), len(vectors), METRICS[metric])
+            train(index, vectors, metric, seed)
+            _add(index, chosen, vectors, metric, first_row=0)
+            recall, effort = tuned(index, KINDS[chosen], vectors, metric, seed)
+        return cls(index, names, metric=metric, dim=dim, kind=chosen, recall=recall, effort=effort, threads=threads)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[list[list[str]], np.ndarray]:
         """The k nearest ids of each query, nearest first, and their scores.
@@ -98,7 +130,8 @@ class VectorIndex:
         cosine all its scores are 0.
 
         Returns: ids, num_queries lists of k; scores float32 (num_queries, k), larger is nearer: the cosine, the
-        inner product, or minus the distance (not squared) under l2. HNSW may find fewer than k: ids "" score -inf.
+        inner product, or minus the distance (not squared) under l2; those of an ivf kind are of its rounded vectors.
+        All kinds but flat may find fewer than k: ids "" score -inf.
 
         Raises:
             InputError: queries of another width.
@@ -111,95 +144,194 @@ class VectorIndex:
         k = min(k, len(self))
         if not len(queries) or k < 1:
             return [[] for _ in queries], np.zeros((len(queries), 0), np.float32)
-        _use_threads(self.threads)
-        found, rows = self.index.search(_prepared(queries, self.metric), k)
+        with _faiss_threads(self.threads):
+            found, rows = self.index.search(prepared(queries, self.metric), k, params=self._parameters())
         scores = -np.sqrt(np.maximum(found, 0.0)) if self.metric == "l2" else found
         scores = np.where(rows < 0, -np.inf, scores).astype(np.float32)
-        return [[self.ids[row] if row >= 0 else "" for row in line] for line in rows.tolist()], scores
+        names = self._ids.take(pa.array(rows.ravel(), mask=rows.ravel() < 0)).fill_null("").to_pylist()
+        return [names[start : start + k] for start in range(0, len(names), k)], scores
+
+    def add(self, vectors: np.ndarray, ids: Sequence[str]) -> None:
+        """Adds vectors (num_vectors, dim) under new ids; a removed id is new again.
+
+        An ivf kind keeps the lists and the rounding it learned at build, and `recall` what it was then: build anew
+        once much has come that is unlike what was there.
+
+        Raises:
+            InputError: the index is mapped; vectors of another width; an id the index has; else as `build`.
+        """
+        self._refuse_if_mapped("add to")
+        vectors = np.asarray(vectors, dtype=np.float32)
+        names = _checked(vectors, ids, self.metric)
+        if vectors.shape[1] != self.dim:
+            raise InputError(f"expected vectors of {self.dim} numbers, got {vectors.shape[1]}")
+        rows = self._row_of()
+        if (known := next((name for name in ids if name in rows), None)) is not None:
+            raise InputError(f"the index already has {known!r}; remove it first")
+        first = len(self._ids)
+        with _faiss_threads(self.threads):
+            _add(self.index, self.kind, vectors, self.metric, first_row=first)
+        rows.update(zip(ids, range(first, first + len(ids)), strict=True))
+        self._ids = pa.concat_arrays([self._ids, names])
+        self._removed, self._selector = np.append(self._removed, np.zeros(len(ids), bool)), None
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Takes vectors out. flat and ivf give their memory back; hnsw marks the rows and passes over them, which
+        costs every search a little: build anew when a good part is gone.
+
+        Raises:
+            InputError: the index is mapped, or an id is unknown or stands twice; then nothing was removed.
+        """
+        self._refuse_if_mapped("remove from")
+        known, rows = self._row_of(), []
+        if (unknown := next((name for name in ids if name not in known), None)) is not None:
+            raise InputError(f"cannot remove {unknown!r}: the index has no such id")
+        rows = np.array([known[name] for name in ids], np.int64)
+        if len(np.unique(rows)) != len(rows):
+            raise InputError("expected every id to be removed once; one stands twice")
+        kind = KINDS[self.kind]
+        if kind.removes and len(rows):
+            with _faiss_threads(self.threads):
+                self.index.remove_ids(rows)  # pyrefly: ignore[bad-argument-type]
+        self._removed[rows] = True
+        if kind.moves_rows:
+            self._ids = self._ids.filter(pa.array(~self._removed))
+            self._removed, self._known = np.zeros(len(self._ids), bool), None
+        else:
+            for name in ids:
+                del known[name]
+        self._num_removed, self._selector = int(self._removed.sum()), None
 
     def save(self, folder: str | Path) -> None:
-        """Writes index.faiss and index.json into an existing folder."""
+        """Writes index.faiss, index_ids.arrow and index.json into an existing folder, each replaced as a whole."""
         folder = Path(folder)
-        faiss.write_index(self.index, str(folder / INDEX_FILE))
         settings = {
             "metric": self.metric,
             "dim": self.dim,
             "width": self.index.d,
             "kind": self.kind,
             f"recall@{RECALL_AT}": self.recall,
+            "effort": self.effort,
             "num_vectors": len(self),
+            "num_rows": len(self._ids),
             "faiss": faiss.__version__,
-            "ids": self.ids,
         }
-        (folder / SETTINGS_FILE).write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
+        with _replacing(folder / INDEX_FILE) as path:
+            faiss.write_index(self.index, str(path))
+        with _replacing(folder / IDS_FILE) as path, pa.ipc.new_file(str(path), IDS) as writer:
+            writer.write(pa.record_batch([self._ids, pa.array(self._removed)], schema=IDS))
+        with _replacing(folder / SETTINGS_FILE) as path:
+            path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path, *, mmap: bool = False, threads: int = 0) -> VectorIndex:
-        """Reads what `save` wrote. mmap: map the vectors instead of reading them (read-only, shared by processes).
+        """Reads what `save` wrote. mmap: map vectors and ids instead of reading them (shared by processes; the index
+        then takes no `add` and no `remove`).
 
         Raises:
             InputError: a file is missing, unreadable, or of another index.
         """
         folder = Path(folder)
-        for name in (INDEX_FILE, SETTINGS_FILE):
+        for name in (INDEX_FILE, IDS_FILE, SETTINGS_FILE):
             if not (folder / name).is_file():
                 raise InputError(f"{folder / name}: no such file; expected the index that `ernie-kg kg embed` writes")
         try:
             settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
             index = faiss.read_index(str(folder / INDEX_FILE), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
-        except (ValueError, RuntimeError) as error:
+            ids, removed = _read_ids(folder / IDS_FILE, mmap=mmap)
+        except (ValueError, RuntimeError, OSError) as error:  # Arrow's errors are among them
             reason = str(error).splitlines()[-1]
             raise InputError(f"{folder}: not a readable index ({reason}); make it again") from None
-        if index.ntotal != len(settings["ids"]) or index.d != settings["width"]:
-            raise InputError(
-                f"{folder}: {INDEX_FILE} holds {index.ntotal} vectors of width {index.d}, {SETTINGS_FILE} names "
-                f"{len(settings['ids'])} of width {settings['width']}; they are of different runs, make them again"
-            )
+        _check_together(folder, index, ids, removed, settings)
         return cls(
             index,
-            settings["ids"],
+            ids,
             metric=settings["metric"],
             dim=settings["dim"],
             kind=settings["kind"],
             recall=settings[f"recall@{RECALL_AT}"],
-            threads=_use_threads(threads),
+            effort=settings["effort"],
+            threads=threads or _usable_cores(),
+            removed=removed,
+            read_only=mmap,
+        )
+
+    def _parameters(self) -> faiss.SearchParameters | None:
+        kind = KINDS[self.kind]
+        if kind.removes or not self._num_removed:
+            return kind.parameters(self.effort, None)
+        if self._selector is None:
+            bits = np.packbits(~self._removed, bitorder="little")
+            self._selector = faiss.IDSelectorBitmap(bits)  # pyrefly: ignore[missing-argument, bad-argument-type]
+        effort = round(self.effort * min(MOST_EFFORT_FOR_REMOVED, len(self._ids) / max(1, len(self))))
+        return kind.parameters(effort, self._selector)
+
+    def _row_of(self) -> dict[str, int]:
+        """Row of every id that counts; made at the first change."""
+        if self._known is None:
+            names = enumerate(self._ids.to_pylist())
+            self._known = {name: row for row, name in names if not self._removed[row]}
+        return self._known
+
+    def _refuse_if_mapped(self, action: str) -> None:
+        if self.read_only:
+            raise InputError(f"cannot {action} an index opened with mmap, which is read-only; load it without mmap")
+
+
+def _add(index: faiss.Index, kind: str, vectors: np.ndarray, metric: Metric, *, first_row: int) -> None:
+    """Appends in blocks. ivf indexes are told the rows, since they forget how many were removed."""
+    for start, block in blocks(vectors):
+        stored = prepared(block, metric)
+        if kind.startswith("ivf"):
+            index.add_with_ids(stored, np.arange(len(block)) + first_row + start)
+        else:
+            index.add(stored)
+
+
+def _read_ids(path: Path, *, mmap: bool) -> tuple[pa.Array, np.ndarray]:
+    with (pa.memory_map if mmap else pa.OSFile)(str(path), "r") as file:
+        table = pa.ipc.open_file(file).read_all()
+    if table.schema != IDS:
+        raise ValueError(f"{path.name}: expected columns {IDS.names}, got {table.column_names}")
+    return table["id"].combine_chunks(), table["removed"].to_numpy().copy()
+
+
+def _check_together(
+    folder: Path, index: faiss.Index, ids: pa.Array, removed: np.ndarray, settings: dict[str, Any]
+) -> None:
+    """Raises InputError unless the three files are of one index."""
+    expected = (settings["num_rows"], settings["num_vectors"], settings["width"])
+    vectors = len(ids) - int(removed.sum())
+    if (len(ids), vectors, index.d) != expected or index.ntotal != (
+        vectors if KINDS[settings["kind"]].removes else len(ids)
+    ):
+        raise InputError(
+            f"{folder}: {INDEX_FILE} holds {index.ntotal} vectors of width {index.d}, {IDS_FILE} names {vectors}, "
+            f"{SETTINGS_FILE} says {expected[1]} of width {expected[2]}; they are of different runs, make them again"
         )
 
 
-def _empty_index(kind: str, width: int, metric: Metric) -> faiss.Index:
-    if kind == "flat":
-        return faiss.IndexFlat(width, METRICS[metric])
-    index = faiss.IndexHNSWFlat(width, HNSW_LINKS, METRICS[metric])
-    index.hnsw.efConstruction, index.hnsw.efSearch = HNSW_EF_BUILD, HNSW_EF_SEARCH
-    return index
-
-
-def _prepared(vectors: np.ndarray, metric: Metric) -> np.ndarray:
-    """Padded to the stored width, and of length 1 under cosine; a new contiguous array."""
-    num_vectors, dim = vectors.shape
-    stored = np.zeros((num_vectors, -(-dim // WIDTH_STEP) * WIDTH_STEP), np.float32)
-    stored[:, :dim] = vectors
-    if metric == "cosine":
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        stored /= np.where(lengths > 0, lengths, 1.0)
-    return stored
-
-
-def _recall(index: faiss.Index, stored: np.ndarray, metric: Metric, seed: int) -> float:
-    """Share of the exact ten nearest that the index finds, over a sample of the stored vectors as queries."""
-    sample = np.random.default_rng(seed).choice(len(stored), min(RECALL_QUERIES, len(stored)), replace=False)
-    queries, k = stored[sample], min(RECALL_AT, len(stored))
-    _, exact = faiss.knn(queries, stored, k, metric=METRICS[metric])
-    _, found = index.search(queries, k)
-    return float(np.mean([len(set(a) & set(b)) / k for a, b in zip(exact.tolist(), found.tolist(), strict=True)]))
-
-
-def _use_threads(threads: int) -> int:
-    """Sets the size of faiss's own pool, and returns it; 0 = every core this process may use."""
-    if threads == 0:
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@contextmanager
+def _faiss_threads(threads: int) -> Iterator[None]:
+    """faiss's own pool of this size for the block."""
+    before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(threads)
-    return threads
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, put in place of `path` at the end: a process that mapped the old file keeps it."""
+    partial = path.with_name(f"{path.name}.partial")
+    yield partial
+    os.replace(partial, path)
 
 
 def _check_name(what: str, name: str, known: Sequence[str]) -> None:
@@ -207,18 +339,25 @@ def _check_name(what: str, name: str, known: Sequence[str]) -> None:
         raise InputError(f"expected {what} one of {', '.join(known)}, got {name!r}")
 
 
-def _check_vectors(vectors: np.ndarray, ids: Sequence[str], metric: Metric) -> None:
-    if vectors.ndim != 2 or not len(vectors):
-        raise InputError(f"expected vectors of shape (num_vectors, dim), at least one, got shape {vectors.shape}")
+def _checked(vectors: np.ndarray, ids: Sequence[str], metric: Metric) -> pa.Array:
+    """The ids as an Arrow column; raises InputError for what would search wrong."""
+    if vectors.ndim != 2:
+        raise InputError(f"expected vectors of shape (num_vectors, dim), got shape {vectors.shape}")
     if len(ids) != len(vectors):
         raise InputError(f"expected one id a vector, got {len(ids)} ids for {len(vectors)} vectors")
-    if len(set(ids)) != len(ids):
+    names = pa.array(ids, pa.large_string())
+    distinct = names.dictionary_encode().dictionary
+    if len(distinct) != len(names):
         raise InputError("expected every id once in an index; remove the repeated ones")
-    if not np.isfinite(vectors).all():
-        row = int(np.flatnonzero(~np.isfinite(vectors).all(1))[0])
-        raise InputError(f"expected finite vectors, the vector of {ids[row]!r} has a NaN or an infinity")
-    if metric == "cosine" and not (lengths := np.abs(vectors).max(1)).all():
-        row = int(np.flatnonzero(lengths == 0)[0])
-        raise InputError(
-            f"the vector of {ids[row]!r} is zero and has no direction; leave it out, or use another metric"
-        )
+    if distinct.index("").as_py() >= 0:
+        raise InputError("expected ids of at least one character, got an empty one")
+    for start, block in blocks(vectors):
+        if not (finite := np.isfinite(block).all(axis=1)).all():
+            row = start + int(finite.argmin())
+            raise InputError(f"expected finite vectors, the vector of {ids[row]!r} has a NaN or an infinity")
+        if metric == "cosine" and not (lengths := block.any(axis=1)).all():
+            raise InputError(
+                f"the vector of {ids[start + int(lengths.argmin())]!r} is zero and has no direction; "
+                f"leave it out, or use another metric"
+            )
+    return names

@@ -111,7 +111,7 @@ def audit(
     train, held_out = (np.asarray(part, dtype=np.int64).reshape(-1, 3) for part in (train, held_out))
     everything = _Pairs(np.concatenate([train, held_out]), num_relations)
     seen = _Pairs(train, num_relations)
-    flags = {"exact": np.zeros(len(held_out), bool), "pair_in_train": np.zeros(len(held_out), bool)}
+    flags: dict[str, np.ndarray] = {name: np.zeros(len(held_out), bool) for name in ("exact", "pair_in_train")}
     relations = []
     for inverse in (False, True):
         givers, shares = everything.giveaways(inverse=inverse, overlap=overlap, min_pairs=min_pairs)
@@ -128,7 +128,8 @@ def audit(
         relations += _giver_lines(codes[given], givers, shares, num_relations, inverse=inverse)
     reasons = ("exact", "duplicate_relation", "inverse_relation", "symmetric_relation")
     flags["readable"] = np.any([flags[reason] for reason in reasons], axis=0)
-    flags["unseen_entity"] = (~np.isin(held_out[:, [0, 2]], train[:, [0, 2]])).any(axis=1)
+    heads_and_tails = np.isin(held_out[:, [0, 2]], train[:, [0, 2]])
+    flags["unseen_entity"] = ~(heads_and_tails[:, 0] & heads_and_tails[:, 1])
     flags["unseen_relation"] = ~np.isin(held_out[:, 1], train[:, 1])
     counts = {name: int(mask.sum()) for name, mask in flags.items()}
     return {
