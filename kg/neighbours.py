@@ -8,33 +8,36 @@ translation 0.995, plain distance 0.810).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 from safetensors import SafetensorError, safe_open
 
 from kg.artifact import MANIFEST, Manifest, open_artifact, read_manifest
 from kg.errors import InputError
 from kg.graph import FIRST_ENTITY_ROW, KnowledgeGraph
-from kg.query import entity_text, find, relation_text
-from kg.tables import and_more, plain, table
+from kg.query import entity_text, find, pc, relation_text
+from kg.tables import and_more, counted, plain, table
 
 STAGE = "kg embed"
 BLOCK, QUERIES = 16_384, 256  # a matrix product: 16 MB
 SPARE = 64  # more candidates than asked for, measured again in float64
 
 Norm = Literal["l1", "l2"]
+DTYPES = {"F32": np.float32, "F16": np.float16}
 
 
 @dataclass(slots=True)
 class Vectors:
-    """The tables of a vectors artifact, in memory.
+    """The tables of a vectors artifact, mapped from their files: float32 or float16.
 
-    entities: float32, shape (num_entities + 1, dim); row 0, and entities no triple was trained for, are zero.
-    relations: float32, shape (num_relations, dim); relations that were not trained are zero. norm: of |h + r - t|.
+    entities: shape (num_entities + 1, dim); row 0, and entities no triple was trained for, are zero.
+    relations: shape (num_relations, dim); relations that were not trained are zero. norm: of |h + r - t|.
     """
 
     manifest: Manifest
@@ -47,7 +50,7 @@ class Vectors:
         """Raises InputError when the folder is no vectors artifact, or its tables do not open."""
         manifest = open_artifact(folder, stage=STAGE)
         norm = "l1" if manifest.data.get("config", {}).get("norm") == "l1" else "l2"
-        return cls(manifest, _tensor(folder, "entity_embeddings"), _tensor(folder, "relation_embeddings"), norm)
+        return cls(manifest, _mapped(folder, "entity_embeddings"), _mapped(folder, "relation_embeddings"), norm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,8 @@ def nearest_and_linked(folder: Path, name: str, *, graph: Path | None, k: int, b
         found = nearest_by_translation(vectors.entities, vectors.relations, row, k, norm=vectors.norm)
     head = f"{entity_text(loaded, row)}, in {plain(str(folder))}"
     if len(matches) > 1:
-        head += f"\n{plain(name)!r} also means {len(matches) - 1:,} other entities: `ernie-kg kg query` lists them"
+        others = counted(len(matches) - 1, "other entity", "other entities")
+        head += f"\n{plain(name)!r} also means {others}: `ernie-kg kg query` lists them"
     return "\n\n".join([head, _nearest_text(loaded, row, found, by), _linked_text(loaded, vectors.entities, row, k)])
 
 
@@ -133,9 +137,15 @@ def nearest_by_cosine(folder: Path, entities: np.ndarray, graph: KnowledgeGraph,
 
     index = VectorIndex.load(folder, mmap=True, threads=1)
     ids, scores = index.search(entities[row : row + 1], k + 1)
-    rows = graph.entity_vocab.rows(ids[0])
-    found = [Near(other, score) for other, score in zip(rows.tolist(), scores[0].tolist(), strict=True)]
-    return [near for near in found if near.row not in (0, row)][:k]
+    rows = _rows_of(graph, ids[0])
+    found = [Near(rows[other], score) for other, score in zip(ids[0], scores[0].tolist(), strict=True) if other in rows]
+    return [near for near in found if near.row != row][:k]
+
+
+def _rows_of(graph: KnowledgeGraph, ids: list[str]) -> dict[str, int]:
+    """Rows of a few ids, without the dictionary of all."""
+    places = np.flatnonzero(pc.is_in(graph.entities["id"], value_set=pa.array(ids, pa.string())).to_numpy())
+    return dict(zip(graph.entities["id"].take(places).to_pylist(), (places + FIRST_ENTITY_ROW).tolist(), strict=True))
 
 
 def nearest_by_translation(
@@ -143,14 +153,15 @@ def nearest_by_translation(
 ) -> list[Near]:
     """The k entities x of least min over r of min(|e + r - x|, |x + r - e|), exact; ties by row.
 
-    entities: (num_entities + 1, dim), relations: (num_relations, dim), float32. Zero rows are no vectors and are
+    entities: (num_entities + 1, dim), relations: (num_relations, dim). Zero rows are no vectors and are
     left out, the padding row and the entity itself too. A block of entities at a time, one matrix product (l2);
     the best are then measured again in float64, where no digits cancel.
     """
+    own, relations = entities[row].astype(np.float32), relations.astype(np.float32)
     trained = np.flatnonzero(np.abs(relations).max(axis=1, initial=0) > 0)
     if not len(trained):
         return []
-    queries = np.concatenate([entities[row] + relations[trained], entities[row] - relations[trained]])
+    queries = np.concatenate([own + relations[trained], own - relations[trained]])
     candidates: list[tuple[np.ndarray, np.ndarray]] = []
     for start, block in _blocks(entities):
         least = _least(queries, block, norm)
@@ -166,7 +177,7 @@ def nearest_by_translation(
 
 def _blocks(entities: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     for start in range(FIRST_ENTITY_ROW, len(entities), BLOCK):
-        yield start, entities[start : start + BLOCK]
+        yield start, entities[start : start + BLOCK].astype(np.float32)
 
 
 def _least(queries: np.ndarray, block: np.ndarray, norm: Norm) -> np.ndarray:
@@ -197,13 +208,23 @@ def _exact(
         yield Near(row, float(distances[best]), int(trained[best % len(trained)]), best < len(trained))
 
 
-def _tensor(folder: Path, name: str) -> np.ndarray:
+def _mapped(folder: Path, name: str) -> np.ndarray:
+    """A tensor of a safetensors file as a read-only map of the file, so that only the rows asked for are read."""
     path = folder / f"{name}.safetensors"
     try:
-        with safe_open(path, framework="numpy") as file:
-            return np.asarray(file.get_tensor(name), dtype=np.float32)
+        with safe_open(path, framework="numpy") as file:  # checks the header against the file's size
+            names = list(file.keys())
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            entry = json.loads(file.read(size)).get(name)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not readable as safetensors ({error}); run `ernie-kg {STAGE}` again") from None
+    if entry is None or entry["dtype"] not in DTYPES or len(entry["shape"]) != 2:
+        raise InputError(f"{path}: expected the table {name!r} of {' or '.join(DTYPES)}, found {names} ({entry})")
+    shape, start = tuple(entry["shape"]), 8 + size + entry["data_offsets"][0]
+    if 0 in shape:
+        return np.zeros(shape, DTYPES[entry["dtype"]])
+    return np.memmap(path, DTYPES[entry["dtype"]], mode="r", offset=start, shape=shape)
 
 
 def _links(graph: KnowledgeGraph, row: int) -> dict[int, list[tuple[int, bool]]]:
@@ -241,7 +262,7 @@ def _linked_text(graph: KnowledgeGraph, entities: np.ndarray, row: int, k: int) 
     links = _links(graph, row)
     links.pop(row, None)
     others = np.array(sorted(links), dtype=np.int64)
-    own, vectors = entities[row], entities[others]
+    own, vectors = entities[row].astype(np.float32), entities[others].astype(np.float32)
     lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(own)
     cosines = np.divide(vectors @ own, lengths, out=np.full(len(others), -np.inf, np.float32), where=lengths > 0)
     rows = [

@@ -14,7 +14,7 @@ from kg.errors import InputError
 from kg.graph import FIRST_ENTITY_ROW, KnowledgeGraph
 from kg.info import degrees
 from kg.records import readable
-from kg.tables import and_more, pairs, plain, shortened, table
+from kg.tables import and_more, counted, pairs, plain, shortened, table
 
 pc: Any = pyarrow.compute  # its functions are made when it is loaded: no type checker sees them
 NEAREST = 3
@@ -129,7 +129,8 @@ def tree(graph: KnowledgeGraph, row: int, *, neighbours: int, relations: int) ->
         lines += [f"{stem}├── {leaf}" for leaf in leaves[:-1]] + [f"{stem}└── {leaves[-1]}"]
     if len(groups) > relations:
         hidden = sum(len(rows) for *_, rows in groups[relations:])
-        lines.append(f"└── {and_more(len(groups) - relations, f'relations with {hidden:,} neighbours')}")
+        rest = counted(len(groups) - relations, "relation", "relations")
+        lines.append(f"└── … and {rest} more, with {counted(hidden, 'neighbour', 'neighbours')}")
     return "\n".join(lines)
 
 

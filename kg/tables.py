@@ -73,9 +73,18 @@ def bar(value: float, largest: float, columns: int = 40) -> str:
     return "#" * max(round(columns * value / largest), 1) if value > 0 else ""
 
 
-def and_more(count: int, what: str = "") -> str:
+def and_more(count: int) -> str:
     """The line that stands for what is not shown."""
-    return f"… and {count:,} more{f' {what}' if what else ''}"
+    return f"… and {count:,} more"
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "entity", "entities"), counted(2000, "entity", "entities")
+    ('1 entity', '2,000 entities')
+    """
+    return f"{count:,} {one if count == 1 else many}"
 
 
 def _first(text: str, columns: int) -> str:

@@ -68,6 +68,6 @@ def _write_vectors(path: Path, table: np.ndarray) -> None:
     options = csv.WriteOptions(include_header=False, delimiter="\t")
     with path.open("wb") as file:
         for start in range(0, len(table), BLOCK):
-            block = table[start : start + BLOCK]
+            block = table[start : start + BLOCK].astype(np.float32)
             columns = {str(number): np.ascontiguousarray(column) for number, column in enumerate(block.T)}
             csv.write_csv(pa.table({**columns, "end": pa.nulls(len(block), pa.float32())}), file, options)

@@ -192,6 +192,32 @@ def test_a_damaged_table_is_one_line(vectors):
         Vectors.load(vectors)
 
 
+def test_half_precision_tables_are_read_as_they_are(vectors, tables):
+    """Half-precision sums over a hundred numbers would lose two digits of every distance."""
+    path = vectors / "entity_embeddings.safetensors"
+    half = tables[0].astype(np.float16)
+    save_file({"entity_embeddings": half}, path)
+    manifest = json.loads((vectors / "manifest.json").read_text())
+    manifest["files"][path.name]["bytes"] = path.stat().st_size
+    (vectors / "manifest.json").write_text(json.dumps(manifest))
+    read = Vectors.load(vectors)
+    np.testing.assert_array_equal(read.entities, half)
+    found = nearest_by_translation(read.entities, read.relations, 3, 5)
+    expected = by_hand(half, tables[1], 3, "l2")[:5]
+    assert [near.row for near in found] == [other for _, other in expected]
+    assert "has no vector" not in nearest_and_linked(vectors, "e3", graph=None, k=3, by="translation")
+
+
+def test_a_table_under_another_name_is_one_line(vectors, tables):
+    path = vectors / "relation_embeddings.safetensors"
+    save_file({"relation_embeddingz": tables[1]}, path)
+    manifest = json.loads((vectors / "manifest.json").read_text())
+    manifest["files"][path.name]["bytes"] = path.stat().st_size
+    (vectors / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"expected the table 'relation_embeddings' .*found \['relation_embeddingz'\]"):
+        Vectors.load(vectors)
+
+
 def test_the_norm_of_the_training_is_the_norm_of_the_search(tmp_path, vectors):
     manifest = json.loads((vectors / "manifest.json").read_text())
     assert Vectors.load(vectors).norm == "l2"

@@ -114,7 +114,7 @@ def test_what_a_tree_does_not_show_is_counted():
     text = tree(graph_with([f"e{n}" for n in range(1, 7)], triples=hub), 1, neighbours=2, relations=2)
     assert "├── born_in → (5)" in text
     assert "│   └── … and 3 more" in text
-    assert text.endswith("└── … and 1 more relations with 1 neighbours")
+    assert text.endswith("└── … and 1 relation more, with 1 neighbour")
     assert "likes" not in text
 
 
