@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Names: TypeAlias = "Sequence[str] | pa.Array"
+"""A column of names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +62,54 @@ class Entity:
 
 
 @dataclass(slots=True)
-class RawGraph:
-    """A source opened by a reader: streams that are walked once, the entities to their end before the triples.
+class Batch:
+    """A piece of a source: some records, some triples in columns, in any order between batches.
 
-    entities: every entity a triple names, each id once.
-    triples: as the source has them; loops and duplicates are the stage's business.
-    relations: labels, where the source has them; any other relation takes its id for a label.
-    dropped: filled while the streams are walked, by reason.
+    entities: records; an id may come again with an equal record (the stage counts it), never with another one.
+    relations: names of relations, where the source has them.
+    heads, relation_ids, tails: one triple a place; lists of text, or Arrow string arrays where the reader has them.
+    split: "train", "valid" or "test" for the triples of a published split; "" for a source without one.
+    dropped: what the reader left out in this piece, by reason.
+    bytes_read: bytes of (uncompressed) source behind this piece, for progress.
+    position: where reading goes on after this piece, for readers that can resume; 0 = cannot.
     """
 
-    entities: Iterator[Entity]
-    triples: Iterator[Triple]
+    entities: Sequence[Entity] = ()
     relations: Sequence[Relation] = ()
+    heads: Names = ()
+    relation_ids: Names = ()
+    tails: Names = ()
+    split: str = ""
     dropped: Counter[str] = field(default_factory=Counter)
+    bytes_read: int = 0
+    position: int = 0
+
+
+@dataclass(slots=True)
+class RawGraph:
+    """A source opened by a reader: batches, walked once, so that memory stays flat.
+
+    batches: the pieces; malformed input raises InputError (file:line) while they are walked.
+    closed: True: every entity has a record, and a triple that names another is dropped as `unknown_entity` (a cut of
+        a larger graph). False: a name without a record becomes an entity labelled with its id.
+    total_bytes: size of the source for progress, 0 when unknown.
+    """
+
+    batches: Iterator[Batch]
+    closed: bool = False
+    total_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOptions:
+    """What a reader may be told; a reader ignores what its format has no notion of.
+
+    languages: codes in order of preference, for labels, aliases and descriptions.
+    position: `Batch.position` of the last finished batch of an interrupted read; 0 = from the beginning.
+    """
+
+    languages: tuple[str, ...] = ("en",)
+    position: int = 0
 
 
 def readable(identifier: str) -> str:
