@@ -1,16 +1,18 @@
-"""Every format `kg build` reads."""
+"""Every format `kg build` reads. A reader's module is imported when it is asked for."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kg.errors import InputError
-from kg.readers import tsv, wordnet
-from kg.records import RawGraph
 from kg.sources import source_path
+
+if TYPE_CHECKING:
+    from kg.records import RawGraph, ReadOptions
 
 AUTO = "auto"
 
@@ -19,24 +21,33 @@ AUTO = "auto"
 class Reader:
     """A format.
 
-    read: opens a source; the streams of the `RawGraph` are lazy.
+    module: where `read(source: Path, options: ReadOptions) -> RawGraph` stands; its batches are lazy.
     reads: the files it expects, for messages and help.
-    locate: where the source lies when nobody names it; None where every source is somebody's own.
+    locates: the module has `locate() -> Path`: where the source lies when nobody names it.
+    resumable: an interrupted read goes on where it was; for sources that take long.
     """
 
-    read: Callable[[Path], RawGraph]
+    module: str
     reads: str
-    locate: Callable[[], Path] | None = None
+    locates: bool = False
+    resumable: bool = False
+
+    def read(self, source: Path, options: ReadOptions) -> RawGraph:
+        return importlib.import_module(self.module).read(source, options)
+
+    def locate(self) -> Path:
+        return importlib.import_module(self.module).locate()
 
 
 READERS: dict[str, Reader] = {
     "wordnet": Reader(
-        wordnet.read,
+        "kg.readers.wordnet",
         "a WordNet database folder (data.noun, index.noun, and cntlist.rev or index.sense)",
-        wordnet.locate,
+        locates=True,
     ),
     "tsv": Reader(
-        tsv.read, "a file of lines head<TAB>relation<TAB>tail, or a folder with triples.tsv and entities.jsonl"
+        "kg.readers.tsv",
+        "a file of lines head<TAB>relation<TAB>tail (or .csv), or a folder with triples.tsv, or train, valid and test",
     ),
 }
 
@@ -63,6 +74,6 @@ def locate_source(reader: str, source: str) -> Path:
     chosen = reader_named(reader)
     if source != AUTO:
         return source_path(source)
-    if chosen.locate is None:
+    if not chosen.locates:
         raise InputError(f"the reader {reader!r} has no default source; set `source` to {chosen.reads}")
     return chosen.locate()

@@ -1,72 +1,214 @@
-"""Triples as tab-separated names, with an optional file of entity records.
+"""Triples as separated names, with optional files of entity and relation records.
 
-A folder holds `triples.tsv` and perhaps `entities.jsonl`; a bare file is the triples alone. A record is
-`{"id", "label"?, "aliases"?, "description"?, "types"?, "count"?}`; aliases are a list of surfaces, or an object
-surface -> how often it meant this entity. An entity without a record has its id, underscores as spaces, for label
-and alias.
+A bare file is triples alone: lines `head<TAB>relation<TAB>tail`, or `.csv` with commas and quotes. A folder holds
+`triples.tsv`, or a published split (`train`, `valid` or `dev`, `test`, each `.tsv`, `.txt` or `.csv`; FB15k-237,
+WN18RR, CoDEx), or Wikidata5M's `wikidata5m_transductive_*.txt`. Every file may be packed (.gz, .bz2, .zst).
+
+Beside them may lie `entities.jsonl` (`{"id", "label"?, "aliases"?, "description"?, "types"?, "count"?}`; aliases are
+a list of surfaces, or an object surface -> how often it meant this entity; keys beyond these are passed over),
+`relations.tsv` (id<TAB>label), and Wikidata5M's `wikidata5m_entity.txt` and `wikidata5m_relation.txt` (id<TAB>label
+<TAB>alias…) and `wikidata5m_text.txt` (id<TAB>description). An entity without a record has its id, underscores as
+spaces, for label and alias.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 
 from kg.errors import InputError
-from kg.readers.lines import malformed, numbered_lines
-from kg.records import Alias, Entity, RawGraph, Triple, readable
+from kg.readers.batches import entity_batches, triple_batches
+from kg.readers.lines import BLOCK, blocks, decoded, malformed, numbered_lines
+from kg.records import Alias, Batch, Entity, RawGraph, ReadOptions, Relation, readable
 
-TRIPLES_FILE = "triples.tsv"
-ENTITIES_FILE = "entities.jsonl"
 HEADER = ["head", "relation", "tail"]
 KEYS = ("id", "label", "aliases", "description", "types", "count")
+ENDINGS = tuple(f"{ending}{packed}" for ending in (".tsv", ".txt", ".csv") for packed in ("", ".gz", ".bz2", ".zst"))
+SPLITS = {"train": ("train",), "valid": ("valid", "dev"), "test": ("test",)}
+PUBLISHED = ("", "wikidata5m_transductive_")
+TAB, NEWLINE = 9, 10
+EXPECTED = "head<TAB>relation<TAB>tail"
 
 
-def read(source: Path) -> RawGraph:
-    """Opens a folder or a bare triples file.
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Which files of a source are what; None where there is none."""
 
-    dropped: `blank_line`, `header_line`, `duplicate_record` (an equal record again).
+    triples: tuple[tuple[Path, str], ...]
+    records: Path | None = None
+    relations: Path | None = None
+    names: Path | None = None
+    texts: Path | None = None
+
+
+def read(source: Path, options: ReadOptions) -> RawGraph:
+    """Opens a folder or a bare triples file; one language, so `options` say nothing to it.
+
+    dropped: `blank_line`, `header_line`, `duplicate_record` (an equal record again), and for records
+        `record_key_unknown` (a key this format gives no meaning to).
 
     Raises:
         InputError: now, when there is no triples file; while walked, at a malformed line (file:line), or an id
             with two different records.
     """
-    folder = source if source.is_dir() else None
-    triples = source / TRIPLES_FILE if folder else source
-    if not triples.is_file():
-        raise InputError(f"{source}: expected {TRIPLES_FILE} in it (lines head<TAB>relation<TAB>tail), found none")
-    records = folder / ENTITIES_FILE if folder and (folder / ENTITIES_FILE).is_file() else None
+    layout = layout_of(source)
+    size = sum(path.stat().st_size for path, _ in layout.triples)
+    return RawGraph(_batches(layout), total_bytes=size)
+
+
+def layout_of(source: Path) -> Layout:
+    """The files of a folder by their names, or the file itself.
+
+    Raises:
+        InputError: the folder holds no triples.
+    """
+    if not source.is_dir():
+        return Layout(((source, ""),))
+    extras = {
+        "records": _named(source, "entities", (".jsonl", ".jsonl.gz", ".jsonl.bz2", ".jsonl.zst")),
+        "relations": _named(source, "relations") or _named(source, "wikidata5m_relation"),
+        "names": _named(source, "wikidata5m_entity"),
+        "texts": _named(source, "wikidata5m_text"),
+    }
+    if (triples := _named(source, "triples")) is not None:
+        return Layout(((triples, ""),), **extras)
+    for prefix in PUBLISHED:
+        found = [
+            (path, split)
+            for split, stems in SPLITS.items()
+            if (path := next(filter(None, (_named(source, prefix + stem) for stem in stems)), None)) is not None
+        ]
+        if found and found[0][1] == "train":
+            return Layout(tuple(found), **extras)
+    raise InputError(
+        f"{source}: expected triples.tsv in it (lines {EXPECTED}), or train.tsv with valid.tsv and test.tsv, found none"
+    )
+
+
+def _named(folder: Path, stem: str, endings: tuple[str, ...] = ENDINGS) -> Path | None:
+    return next((folder / f"{stem}{ending}" for ending in endings if (folder / f"{stem}{ending}").is_file()), None)
+
+
+def _batches(layout: Layout) -> Iterator[Batch]:
     dropped: Counter[str] = Counter()
-    return RawGraph(_entities(records, triples, dropped), _triples(triples, dropped), dropped=dropped)
+    if layout.relations is not None:
+        yield Batch(relations=list(_relations(layout.relations, dropped)))
+    if layout.records is not None:
+        yield from entity_batches(_records(layout.records, dropped))
+    if layout.names is not None:
+        yield from entity_batches(_named_entities(layout.names, layout.texts, dropped))
+    for path, split in layout.triples:
+        yield from (_comma_batches if ".csv" in path.suffixes else _tab_batches)(path, split, dropped)
+    yield Batch(dropped=dropped)
 
 
-def _triples(path: Path, dropped: Counter[str]) -> Iterator[Triple]:
-    for number, line in numbered_lines(path):
+# --- triples --------------------------------------------------------------------------------------------------
+
+
+def _tab_batches(path: Path, split: str, dropped: Counter[str]) -> Iterator[Batch]:
+    for block, number, _ in blocks(path, size=BLOCK):
+        columns = _quick_columns(block) or _careful_columns(path, block, number, dropped)
+        yield Batch(
+            heads=columns[0], relation_ids=columns[1], tails=columns[2], split=split, bytes_read=len(block)
+        )  # fmt: skip
+
+
+def _quick_columns(block: bytes) -> tuple[list[str], list[str], list[str]] | None:
+    """Three columns of a block whose every line has three names; None where a line needs a closer look."""
+    if (
+        not block.endswith(b"\n")
+        or b"\r" in block
+        or block.startswith((b"\xef\xbb\xbf", b"head\t", b"Head\t", b"HEAD\t"))
+    ):
+        return None
+    data = np.frombuffer(block, np.uint8)
+    separators = data[(data == TAB) | (data == NEWLINE)]
+    if len(separators) % 3 or not (separators.reshape(-1, 3) == (TAB, TAB, NEWLINE)).all():
+        return None
+    try:
+        names = block[:-1].decode("utf-8").replace("\n", "\t").split("\t")
+    except UnicodeDecodeError:
+        return None
+    if any(not name.strip() for name in set(names)):
+        return None
+    return names[0::3], names[1::3], names[2::3]
+
+
+def _careful_columns(
+    path: Path, block: bytes, number: int, dropped: Counter[str]
+) -> tuple[list[str], list[str], list[str]]:
+    """The same, line by line: blank lines and a header are counted, anything else is an error of its line."""
+    columns: tuple[list[str], list[str], list[str]] = ([], [], [])
+    for place, raw in enumerate(block.split(b"\n")[: None if not block.endswith(b"\n") else -1], number):
+        line = decoded(path, place, raw).rstrip("\r")
         names = line.split("\t")
         if not line.strip():
             dropped["blank_line"] += 1
-        elif number == 1 and [name.strip().lower() for name in names] == HEADER:
+        elif place == 1 and [name.strip().lower() for name in names] == HEADER:
             dropped["header_line"] += 1
         elif len(names) != 3 or not all(name.strip() for name in names):
-            raise malformed(path, number, "head<TAB>relation<TAB>tail", line, "mend or delete the line")
+            raise malformed(path, place, EXPECTED, line, "mend or delete the line")
         else:
-            yield Triple(*names)
+            for column, name in zip(columns, names, strict=True):
+                column.append(name)
+    return columns
 
 
-def _entities(records: Path | None, triples: Path, dropped: Counter[str]) -> Iterator[Entity]:
-    """The records, then the entities only triples name, in the order they are first named."""
-    known: set[str] = set()
-    for entity in _records(records, dropped) if records else ():
-        known.add(entity.id)
-        yield entity
-    for triple in _triples(triples, Counter()):
-        for name in (triple.head, triple.tail):
-            if name not in known:
-                known.add(name)
-                yield Entity(id=name, label=readable(name), aliases=(Alias(readable(name)),))
+def _comma_batches(path: Path, split: str, dropped: Counter[str]) -> Iterator[Batch]:
+    """Comma-separated values with quotes, one record a line."""
+
+    def rows() -> Iterator[tuple[str, str, str]]:
+        for number, line in numbered_lines(path):
+            try:
+                names = next(csv.reader(io.StringIO(line), strict=True), [])
+            except csv.Error as error:
+                raise malformed(path, number, f"head,relation,tail ({error})", line, "mend the line") from None
+            if not line.strip():
+                dropped["blank_line"] += 1
+            elif number == 1 and [name.strip().lower() for name in names] == HEADER:
+                dropped["header_line"] += 1
+            elif len(names) != 3 or not all(name.strip() for name in names):
+                raise malformed(path, number, "head,relation,tail", line, "mend or delete the line")
+            else:
+                yield names[0], names[1], names[2]
+
+    return triple_batches(rows(), split=split)
+
+
+# --- records --------------------------------------------------------------------------------------------------
+
+
+def _relations(path: Path, dropped: Counter[str]) -> Iterator[Relation]:
+    for number, line in numbered_lines(path):
+        name, tab, label = line.partition("\t")
+        if not line.strip():
+            dropped["blank_line"] += 1
+        elif not tab or not name.strip():
+            raise malformed(path, number, "relation<TAB>label", line, "mend or delete the line")
+        else:
+            yield Relation(name, label.split("\t")[0].strip() or readable(name))
+
+
+def _named_entities(path: Path, texts: Path | None, dropped: Counter[str]) -> Iterator[Entity]:
+    """Wikidata5M's entities: id, label, aliases in one file, id and description in another."""
+    descriptions = dict(line.partition("\t")[::2] for _, line in numbered_lines(texts)) if texts else {}
+    for number, line in numbered_lines(path):
+        name, *surfaces = line.split("\t")
+        if not line.strip():
+            dropped["blank_line"] += 1
+            continue
+        if not surfaces or not name.strip():
+            raise malformed(path, number, "id<TAB>label<TAB>alias…", line, "mend or delete the line")
+        aliases = tuple(Alias(surface, rank=rank) for rank, surface in enumerate(dict.fromkeys(surfaces)))
+        yield Entity(name, surfaces[0] or readable(name), aliases, descriptions.get(name, ""))
 
 
 def _records(path: Path, dropped: Counter[str]) -> Iterator[Entity]:
@@ -75,7 +217,7 @@ def _records(path: Path, dropped: Counter[str]) -> Iterator[Entity]:
         if not line.strip():
             dropped["blank_line"] += 1
             continue
-        entity = _record(path, number, line)
+        entity = _record(path, number, line, dropped)
         first, digest = met.setdefault(entity.id, (number, hash(entity)))
         if digest != hash(entity):
             raise InputError(
@@ -88,7 +230,7 @@ def _records(path: Path, dropped: Counter[str]) -> Iterator[Entity]:
         yield entity
 
 
-def _record(path: Path, number: int, line: str) -> Entity:
+def _record(path: Path, number: int, line: str, dropped: Counter[str]) -> Entity:
     def wrong(expected: str) -> InputError:
         return malformed(path, number, expected, line, "mend the record")
 
@@ -98,8 +240,7 @@ def _record(path: Path, number: int, line: str) -> Entity:
         raise wrong(f"a JSON object ({error})") from None
     if not isinstance(record, dict) or not (isinstance(record.get("id"), str) and record["id"].strip()):
         raise wrong('a JSON object with an "id" (a text that is not empty)')
-    if strange := set(record) - set(KEYS):
-        raise wrong(f"only the keys {', '.join(KEYS)}, not {', '.join(sorted(strange))}")
+    dropped.update({"record_key_unknown": len(record.keys() - set(KEYS))} if record.keys() - set(KEYS) else {})
     record = {key: value for key, value in record.items() if value is not None and value != ""}
     label = record.get("label", readable(record["id"]))
     description, types, count = record.get("description", ""), record.get("types", []), record.get("count", 0)

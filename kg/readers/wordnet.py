@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kg.errors import InputError
+from kg.readers.batches import entity_batches, triple_batches
 from kg.readers.lines import malformed, numbered_lines
-from kg.records import Alias, Entity, RawGraph, Relation, Triple
+from kg.records import Alias, Batch, Entity, RawGraph, ReadOptions, Relation
 
 DATA, INDEX, SENSES, COUNTS = "data.noun", "index.noun", "index.sense", "cntlist.rev"
 ENVIRONMENT = "ERNIE_KG_WORDNET"
@@ -110,8 +111,8 @@ def locate() -> Path:
     )
 
 
-def read(source: Path) -> RawGraph:
-    """Opens a WordNet database folder.
+def read(source: Path, options: ReadOptions) -> RawGraph:
+    """Opens a WordNet database folder; it has one language, so `options` say nothing to it.
 
     A pointer between words (derivation, antonym) becomes a triple between their synsets. Of two inverse pointers
     one direction is kept: `#` of `#`/`%`, `@` of `@`/`~`, `;` of `;`/`-`, the first met of a symmetric pair.
@@ -130,7 +131,7 @@ def read(source: Path) -> RawGraph:
     if not any((source / name).is_file() for name in (SENSES, COUNTS)):
         raise InputError(f"{source}: expected {SENSES} or {COUNTS} in it for sense counts, found neither")
     nouns = _Nouns(source)
-    return RawGraph(nouns.entities(), nouns.triples(), tuple(POINTERS.values()), nouns.dropped)
+    return RawGraph(nouns.batches(), closed=True)
 
 
 class _Nouns:
@@ -142,6 +143,11 @@ class _Nouns:
         self.ids: dict[str, str] = {}
         self.pointers: list[tuple[int, str, tuple[Pointer, ...]]] = []
 
+    def batches(self) -> Iterator[Batch]:
+        yield from entity_batches(self.entities())
+        yield from triple_batches(self.triples())
+        yield Batch(relations=tuple(POINTERS.values()), dropped=self.dropped)
+
     def entities(self) -> Iterator[Entity]:
         senses = _Senses(self.source)
         for synset in read_synsets(self.source / DATA):
@@ -152,7 +158,7 @@ class _Nouns:
         if senses.unused:
             self.dropped["count_without_sense"] += len(senses.unused)
 
-    def triples(self) -> Iterator[Triple]:
+    def triples(self) -> Iterator[tuple[str, str, str]]:
         met: set[tuple[str, str, str]] = set()
         for line, offset, pointers in self.pointers:
             for symbol, target, part_of_speech in pointers:
@@ -170,7 +176,7 @@ class _Nouns:
                 else:
                     if symbol in SYMMETRIC and target != offset:
                         met.add((symbol, offset, target))
-                    yield Triple(self.ids[offset], POINTERS[symbol].id, self.ids[target])
+                    yield self.ids[offset], POINTERS[symbol].id, self.ids[target]
 
 
 class _Senses:
