@@ -1,77 +1,90 @@
-"""Sources as bytes and lines, packed or not, with line numbers for whoever must say what is wrong with one."""
+"""Text files, plain or packed, by line or by blocks of lines, with numbers for whoever must say what is wrong."""
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, Literal
 
 from kg.errors import InputError
 
 SHOWN = 80
-BLOCK = 1 << 22
-GZIP, BZIP2, ZSTANDARD = b"\x1f\x8b", b"BZh", b"\x28\xb5\x2f\xfd"
+BLOCK_BYTES = 1 << 22
+BUFFER_BYTES = 1 << 20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+COMPRESSED_SUFFIXES = (".gz", ".bz2", ".zst")
+BZ2_FIRST_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")
+"""What follows `BZh1` to `BZh9`: the mark of a block, or of the end in an empty archive."""
+
+Packing = Literal["gz", "bz2", "zst", ""]
 
 
 def open_stream(path: Path) -> BinaryIO:
-    """The file's content, unpacked where it is gzip, bzip2 or Zstandard (told by its first bytes, not its name).
+    """The bytes of a file, unpacked when its first bytes say gzip, bzip2 or Zstandard, whatever its name.
 
-    Reading raises InputError when the packed file is cut off or damaged.
+    Archives of several members (pigz, lbzip2, `cat a.gz b.gz`) are read to the end of the last one.
 
     Raises:
-        InputError: not a file.
+        InputError: no file (now); while read, an archive that was cut off or is damaged.
+    """
+    kind = packing(path)
+    if not kind:
+        return path.open("rb", buffering=BUFFER_BYTES)
+    return io.BufferedReader(_Unpacked(path, kind), BUFFER_BYTES)
+
+
+def packing(path: Path) -> Packing:
+    """How a file is compressed, by its first bytes; "" = not at all.
+
+    Raises:
+        InputError: no file, or an archive by its name that holds no byte.
     """
     if not path.is_file():
         raise InputError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'}")
     with path.open("rb") as file:
-        magic = file.read(4)
-    if magic.startswith(GZIP):
-        import gzip
-
-        return _guarded(path, gzip.open(path))
-    if magic.startswith(BZIP2):
-        import bz2
-
-        return _guarded(path, bz2.open(path))
-    if magic == ZSTANDARD:
-        return _guarded(path, _Zstandard(path))
-    return path.open("rb", buffering=1 << 20)
+        first = file.read(10)
+    if not first and path.suffix in COMPRESSED_SUFFIXES:
+        raise _cut_off(path)
+    if first.startswith(b"\x1f\x8b"):
+        return "gz"
+    if first.startswith(b"BZh") and first[3:4].isdigit() and first[4:10] in BZ2_FIRST_BLOCKS:
+        return "bz2"
+    skippable = first[1:4] == b"\x2a\x4d\x18" and first[0] >> 4 == 5
+    return "zst" if first.startswith(b"\x28\xb5\x2f\xfd") or skippable else ""
 
 
-def unpacked_size(path: Path) -> int:
-    """Bytes of content for a progress bar: the file's size, or 0 (unknown) when it is packed."""
-    with path.open("rb") as file:
-        magic = file.read(4)
-    return 0 if magic.startswith((GZIP, BZIP2, ZSTANDARD)) else path.stat().st_size
+def size_of(path: Path) -> int:
+    """Bytes of text in a file, for progress; 0 where it is compressed, so that nobody knows."""
+    return 0 if packing(path) else path.stat().st_size
 
 
-def blocks(path: Path, *, size: int = BLOCK, start: int = 0) -> Iterator[tuple[bytes, int, int]]:
-    """Whole lines, about `size` bytes at a time: (bytes, number of the first line, offset of their end).
+def blocks(path: Path, size: int = BLOCK_BYTES, *, skip: int = 0) -> Iterator[tuple[bytes, int]]:
+    """Whole lines, about `size` bytes of them at a time, and the number (from 1) of the first.
 
-    Offsets count unpacked bytes. start: an offset that was the end of a block; what lies before is read over. The
-    last line of the file may lack its line end.
+    A byte order mark is no part of the text. Only the last block may end without a line end.
+
+    skip: bytes of text to pass over, the lengths of earlier blocks together; they are read, for the line numbers.
+
+    Raises:
+        InputError: as `open_stream`.
     """
-    with open_stream(path) as file:
-        number, offset = 1, 0
-        while offset < start:
-            passed = file.read(min(BLOCK, start - offset))
-            if not passed:
-                raise InputError(f"{path}: expected at least {start:,} bytes, found {offset:,}; it is another file now")
-            number, offset = number + passed.count(b"\n"), offset + len(passed)
-        rest = b""
-        while data := file.read(size):
-            end = data.rfind(b"\n") + 1
-            if not end:
-                rest += data
-                continue
-            block, rest = rest + data[:end], data[end:]
-            offset += len(block)
-            yield block, number, offset
+    with open_stream(path) as stream:
+        start = stream.read(len(BYTE_ORDER_MARK)).removeprefix(BYTE_ORDER_MARK)
+        number = 1
+        while skip and (passed := start + stream.read(max(min(size, skip) - len(start), 0))):
+            passed, start = passed[:skip], passed[skip:]
+            number += passed.count(b"\n")
+            skip -= len(passed)
+        while block := start + stream.read(size):
+            start = b""
+            if not block.endswith(b"\n"):
+                block += stream.readline()
+            yield block, number
             number += block.count(b"\n")
-        if rest:
-            yield rest, number, offset + len(rest)
 
 
 def numbered_lines(path: Path, *, whole: bool = False) -> Iterator[tuple[int, str]]:
@@ -80,28 +93,30 @@ def numbered_lines(path: Path, *, whole: bool = False) -> Iterator[tuple[int, st
     whole: the format ends every line, so a last line without an end was cut off.
 
     Raises:
-        InputError: not a file, not UTF-8, or (whole) cut off.
+        InputError: not a file, not UTF-8, a damaged archive, or (whole) cut off.
     """
     with open_stream(path) as file:
         for number, raw in enumerate(file, 1):
-            line = decoded(path, number, raw)
+            line = decoded(path, raw.removeprefix(BYTE_ORDER_MARK) if number == 1 else raw, number)
             if whole and not line.endswith("\n"):
                 raise malformed(path, number, "a line with an end", line, "the file was cut off, fetch it again")
             yield number, line.rstrip("\r\n")
 
 
-def decoded(path: Path, number: int, raw: bytes) -> str:
-    """A line as text; the first may begin with a byte order mark.
+def decoded(path: Path, block: bytes, number: int) -> str:
+    """A line or a block of lines as text; `number` is that of its first line.
 
     Raises:
-        InputError: the line is not UTF-8.
+        InputError: not UTF-8, with the line and the column (in bytes) of the first wrong byte.
     """
     try:
-        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        return block.decode("utf-8")
     except UnicodeDecodeError as error:
+        line = number + block.count(b"\n", 0, error.start)
+        column = error.start - (block.rfind(b"\n", 0, error.start) + 1)
         raise InputError(
-            f"{path}:{number}: expected UTF-8, got byte 0x{raw[error.start]:02x} at column "
-            f"{error.start + 1}; convert the file to UTF-8"
+            f"{path}:{line}: expected UTF-8, got byte 0x{block[error.start]:02x} at column {column + 1}; "
+            f"convert the file to UTF-8"
         ) from None
 
 
@@ -112,68 +127,80 @@ def malformed(path: Path, number: int, expected: str, line: str, remedy: str) ->
     return InputError(f"{path}:{number}: expected {expected}, got {shown}; {remedy}")
 
 
-class _Guarded(io.RawIOBase):
-    """Another stream whose failures are said in the words of this project."""
+class _Unpacked(io.RawIOBase):
+    """An archive's content, whose damage is the user's to mend and not a traceback."""
 
-    def __init__(self, path: Path, stream: Any) -> None:
-        self._path, self._stream = path, stream
+    def __init__(self, path: Path, kind: Packing) -> None:
+        self.path = path
+        self.inner: gzip.GzipFile | bz2.BZ2File | io.BufferedReader
+        if kind == "gz":
+            self.inner = gzip.GzipFile(path, "rb")
+        elif kind == "bz2":
+            self.inner = bz2.BZ2File(path, "rb")
+        else:
+            self.inner = io.BufferedReader(_Zstandard(path), BUFFER_BYTES)
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer) -> int:
         try:
-            data = self._stream.read(len(buffer))
+            content = self.inner.read(len(buffer))
         except EOFError:
-            raise InputError(f"{self._path}: the packed file was cut off; fetch it again") from None
-        except (OSError, zlib.error, ValueError) as error:
-            raise InputError(f"{self._path}: the packed file is damaged ({error}); fetch it again") from None
-        buffer[: len(data)] = data
-        return len(data)
+            raise _cut_off(self.path) from None
+        except (OSError, zlib.error) as error:
+            if getattr(error, "errno", None) is not None:
+                raise
+            raise InputError(f"{self.path}: the archive is damaged ({error}); fetch it again") from None
+        buffer[: len(content)] = content
+        return len(content)
 
     def close(self) -> None:
-        self._stream.close()
+        if not self.closed:
+            self.inner.close()
         super().close()
 
 
-class _Zstandard:
-    """A Zstandard file, one frame or many; unlike the library's reader it notices a file that ends too early."""
+class _Zstandard(io.RawIOBase):
+    """A Zstandard file, frame after frame; unlike the package's own stream it notices a missing end."""
 
     def __init__(self, path: Path) -> None:
         import zstandard
 
-        self._error = zstandard.ZstdError
-        self._new = zstandard.ZstdDecompressor().decompressobj
-        self._file, self._frame = path.open("rb"), self._new()
-        self._ready = b""
+        self._damage = zstandard.ZstdError
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+        self._frame = self._decompressor.decompressobj()
+        self._begun = False
+        self._file = path.open("rb")
+        self._content = b""
 
-    def read(self, size: int) -> bytes:
-        while not self._ready:
-            packed = self._file.read(1 << 17)
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        while not self._content:
+            packed = self._frame.unused_data if self._frame.eof else b""
+            packed = packed or self._file.read(1 << 17)
             if not packed:
-                if self._frame is not None:
+                if self._begun and not self._frame.eof:
                     raise EOFError
-                return b""
-            self._ready = self._unpack(packed)
-        data, self._ready = self._ready[:size], self._ready[size:]
-        return data
-
-    def _unpack(self, packed: bytes) -> bytes:
-        parts = []
-        while packed:
-            self._frame = self._frame or self._new()
-            try:
-                parts.append(self._frame.decompress(packed))
-            except self._error as error:
-                raise OSError(str(error)) from None
-            packed = b""
+                return 0
             if self._frame.eof:
-                packed, self._frame = self._frame.unused_data, None
-        return b"".join(parts)
+                self._frame = self._decompressor.decompressobj()
+            self._begun = True
+            try:
+                self._content = self._frame.decompress(packed)
+            except self._damage as error:
+                raise zlib.error(str(error)) from None
+        given = self._content[: len(buffer)]
+        self._content = self._content[len(given) :]
+        buffer[: len(given)] = given
+        return len(given)
 
     def close(self) -> None:
         self._file.close()
+        super().close()
 
 
-def _guarded(path: Path, stream: Any) -> BinaryIO:
-    return cast(BinaryIO, io.BufferedReader(_Guarded(path, stream), 1 << 20))
+def _cut_off(path: Path) -> InputError:
+    return InputError(f"{path}: the archive ends in the middle, it was cut off; fetch it again")

@@ -1,18 +1,15 @@
-"""Every format `kg build` reads. A reader's module is imported when it is asked for."""
+"""Every format `kg build` reads. Light: a reader's module is loaded when it is used."""
 
 from __future__ import annotations
 
 import difflib
-import importlib
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kg.errors import InputError
+from kg.records import RawGraph, ReadOptions
 from kg.sources import source_path
-
-if TYPE_CHECKING:
-    from kg.records import RawGraph, ReadOptions
 
 AUTO = "auto"
 
@@ -21,34 +18,48 @@ AUTO = "auto"
 class Reader:
     """A format.
 
-    module: where `read(source: Path, options: ReadOptions) -> RawGraph` stands; its batches are lazy.
+    module: holds `read(source: Path, options: ReadOptions) -> RawGraph`, whose batches are lazy.
     reads: the files it expects, for messages and help.
-    locates: the module has `locate() -> Path`: where the source lies when nobody names it.
-    resumable: an interrupted read goes on where it was; for sources that take long.
+    locate: name of the module's function () -> Path that finds the source when nobody names it; None where every
+        source is somebody's own.
+    resumable: its batches carry a `position`, from which an interrupted read goes on.
     """
 
     module: str
     reads: str
-    locates: bool = False
+    locate: str | None = None
     resumable: bool = False
 
     def read(self, source: Path, options: ReadOptions) -> RawGraph:
-        return importlib.import_module(self.module).read(source, options)
+        """Opens a source.
 
-    def locate(self) -> Path:
-        return importlib.import_module(self.module).locate()
+        Raises:
+            InputError: it is not what `reads` says.
+        """
+        return import_module(self.module).read(source, options)
 
 
 READERS: dict[str, Reader] = {
     "wordnet": Reader(
         "kg.readers.wordnet",
         "a WordNet database folder (data.noun, index.noun, and cntlist.rev or index.sense)",
-        locates=True,
+        locate="locate",
     ),
     "tsv": Reader(
         "kg.readers.tsv",
-        "a file of lines head<TAB>relation<TAB>tail (or .csv), or a folder with triples.tsv, or train, valid and test",
+        "a file of lines head<TAB>relation<TAB>tail (or head,relation,tail), or a folder with triples.tsv, or with "
+        "train, valid and test files (as FB15k-237, WN18RR, CoDEx, Wikidata5M), and perhaps entities.jsonl and "
+        "relations.tsv",
     ),
+    "wikidata_json": Reader(
+        "kg.readers.wikidata_json", "a Wikidata JSON dump (.json, .gz, .bz2, .zst)", resumable=True
+    ),
+    "rdf": Reader(
+        "kg.readers.rdf", "an RDF file (.nt, .ttl, .nq, .trig, .rdf, .owl; also .gz, .bz2, .zst)", resumable=True
+    ),
+    "openke": Reader("kg.readers.openke", "an OpenKE folder (entity2id.txt, relation2id.txt, train2id.txt)"),
+    "networkx": Reader("kg.readers.networkx", "a graph of networkx: .graphml, .json (node-link), or an edge list"),
+    "obo": Reader("kg.readers.obo", "an ontology in OBO format (.obo; also .gz, .bz2, .zst)"),
 }
 
 
@@ -74,6 +85,6 @@ def locate_source(reader: str, source: str) -> Path:
     chosen = reader_named(reader)
     if source != AUTO:
         return source_path(source)
-    if not chosen.locates:
+    if chosen.locate is None:
         raise InputError(f"the reader {reader!r} has no default source; set `source` to {chosen.reads}")
-    return chosen.locate()
+    return getattr(import_module(chosen.module), chosen.locate)()
