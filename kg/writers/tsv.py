@@ -2,7 +2,7 @@
 
 `triples.tsv` (`train.tsv`, `valid.tsv`, `test.tsv` where the graph has a published split): head, relation and tail by
 id. `entities.jsonl`: a record a line, `{"id", "label", "aliases", "description", "types", "count"}`, aliases as an
-object surface -> count. `relations.jsonl`: `{"id", "label"}`.
+object surface -> count. `relations.tsv`: id and label.
 
 The graph keeps priors, not the counts they came from. The counts written are the smallest whole numbers that give the
 same priors again (with the reader's own smoothing of 1), or numbers in proportion where no small ones do.
@@ -10,6 +10,7 @@ same priors again (with the reader's own smoothing of 1), or numbers in proporti
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ import orjson
 from kg.graph import KnowledgeGraph
 from kg.writers.rows import BLOCK, entity_records, named_triples, one_line_names, published_parts
 
+BREAKS = re.compile("[\t\n\r]+")
 HEADER = ("head", "relation", "tail")
 UNITS = 60  # the least weight of an alias may be any of 1 to 60: ranks give weights of 1, 1/2, 1/3, …
 PROPORTION = 2**40
@@ -40,10 +42,9 @@ def write(graph: KnowledgeGraph, folder: Path, *, vectors: Path | None = None) -
     relations = one_line_names(graph.relation_vocab.identifiers, what="relation", file="a tab-separated file")
     for name, triples in parts.items():
         _write_triples(folder / f"{name}.tsv", named_triples(graph, entities, relations, triples))
-    with (folder / "relations.jsonl").open("wb") as file:
-        file.writelines(
-            orjson.dumps(_told(line)) + b"\n" for line in graph.relations.select(["id", "label"]).to_pylist()
-        )
+    with (folder / "relations.tsv").open("w", encoding="utf-8", newline="\n") as file:
+        for name, label in zip(relations, graph.relations["label"].to_pylist(), strict=True):
+            file.write(f"{name}\t{BREAKS.sub(' ', label)}\n")
     dropped: Counter[str] = Counter()
     with (folder / "entities.jsonl").open("wb") as file:
         for entity, counts in zip(entity_records(graph), _surfaces(graph), strict=True):

@@ -188,7 +188,7 @@ def test_export_takes_its_graph_as_a_bare_word(graph: Path, capsys: pytest.Captu
     assert main(["kg", "export", str(graph), "--dry-run", "--format", "tsv", "--output", str(output)]) == 0
     assert not output.exists()
     assert main(["kg", "export", "--format", "tsv", str(graph), "--output", str(output)]) == 0
-    assert "2 entities, 1 triples as entities.jsonl, relations.jsonl, triples.tsv" in capsys.readouterr().out
+    assert "2 entities, 1 triples as entities.jsonl, relations.tsv, triples.tsv" in capsys.readouterr().out
     assert (output / "triples.tsv").read_text() == "Q1\tin\tQ2\n"
 
 

@@ -283,7 +283,9 @@ def test_tsv_comes_back_as_the_same_graph(tmp_path):
     ]
     (source / "entities.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (source / "triples.tsv").write_text("rome\tin\tit\nrome_ny\tlikes\trome\nx\tin\trome\nit\tlikes\tx\n")
+    (source / "relations.tsv").write_text("likes\tis fond of\nin\tlies in\n")
     graph = rebuilt(source, tmp_path / "graph")
+    assert graph.relations["label"].to_pylist() == ["is fond of", "lies in"]
     exported = run(ExportConfig(graph=tmp_path / "graph", output=tmp_path / "out", format="tsv"))
     assert_same(graph, rebuilt(exported, tmp_path / "again"))
     assert read_manifest(exported).dropped == {}
