@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +25,8 @@ from kg.errors import InputError
 MANIFEST = "manifest.json"
 LOCK = ".lock"
 STATE = ".stage.json"
+FORMAT = 1
+"""Of every artifact; a change that an older version would misread raises it."""
 
 
 class StageConfig(Protocol):
@@ -109,28 +111,37 @@ def write_artifact(config: StageConfig, *, stage: str, resumable: bool = False) 
     _replace(partial, output)
 
 
-def open_artifact(folder: Path, *, stage: str) -> Manifest:
+def open_artifact(folder: Path, *, stage: str | Sequence[str]) -> Manifest:
     """The manifest of a finished artifact, its files' presence and sizes checked.
 
-    stage: the command that makes it, named when the folder is not one.
+    stage: the command that makes it, named when the folder is not one; several where any of them will do.
 
     Raises:
-        InputError: no folder, no manifest, another stage's artifact, a file missing or of another size.
+        InputError: no folder, no manifest, another stage's artifact, one of a newer version, a file missing or of
+            another size.
     """
+    stages = (stage,) if isinstance(stage, str) else tuple(stage)
+    makers = " or ".join(f"`ernie-kg {name}`" for name in stages)
     path = Path(folder) / MANIFEST
     if not path.exists():
         what = "holds no manifest.json, so it is no finished artifact" if Path(folder).exists() else "does not exist"
-        raise InputError(f"{folder} {what}; make it with `ernie-kg {stage}`")
+        raise InputError(f"{folder} {what}; make it with {makers}")
     data = read_manifest(folder).data
-    if data["stage"] != stage:
-        raise InputError(f"{folder} was made by `ernie-kg {data['stage']}`, expected one made by `ernie-kg {stage}`")
+    if data["stage"] not in stages:
+        raise InputError(f"{folder} was made by `ernie-kg {data['stage']}`, expected one made by {makers}")
+    if data.get("format", FORMAT) > FORMAT:
+        raise InputError(
+            f"{folder} is of format {data['format']}, written by version {data['version']}; this version reads up to "
+            f"{FORMAT}: install the newer one, or make the folder again with {makers}"
+        )
     for name, entry in data["files"].items():
         file = Path(folder) / name
         size = file.stat().st_size if file.exists() else None
         if size != entry["bytes"]:
             raise InputError(
                 f"{file}: {'missing' if size is None else f'{size:,} bytes'}, the manifest says "
-                f"{entry['bytes']:,} bytes; the artifact is damaged, delete {folder} and run `ernie-kg {stage}` again"
+                f"{entry['bytes']:,} bytes; the artifact is damaged, delete {folder} and run "
+                f"`ernie-kg {data['stage']}` again"
             )
     return Manifest(Path(folder), data)
 
@@ -257,6 +268,7 @@ def _write_manifest(writer: ArtifactWriter, config: StageConfig, stage: str, pri
     content = {"fingerprint": print_of_run, "files": files}
     data = {
         "stage": stage,
+        "format": FORMAT,
         "version": package_version(),
         "config": plain(config),
         "inputs": {name: {"path": str(path), "digest": source_digest(path)} for name, path in config.inputs().items()},

@@ -1,99 +1,241 @@
-"""A reader's streams to a graph: everything gets a row, and what is left out is counted."""
+"""Parts of a source to a graph: everything gets a row, filters choose, and what is left out is counted."""
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 
-from kg.aliases import AliasTable
-from kg.filters import with_relations, without_duplicates, without_self_loops
-from kg.graph import ENTITIES, FIRST_ENTITY_ROW, RELATIONS, KnowledgeGraph
-from kg.progress import track
-from kg.records import Entity, RawGraph, readable
+from kg.aliases import AliasWeights, alias_table
+from kg.errors import InputError
+from kg.filters import (
+    Filtered,
+    fact_rows,
+    k_core,
+    with_frequent_relations,
+    with_min_count,
+    with_min_degree,
+    with_relations,
+    with_types,
+    without_duplicates,
+    without_facts,
+    without_self_loops,
+)
+from kg.graph import ENTITIES, FIRST_ENTITY_ROW, RELATIONS, SPLITS, KnowledgeGraph
+from kg.parts import Parts, records_table
+from kg.records import Alias, Entity, Triple, readable
 from kg.vocab import Vocabulary
 
-FLUSH_ROWS = 50_000
+pc: Any = pyarrow.compute  # its functions are made when it is loaded: no type checker sees them
+NO_ENTITY = 0
 
 
-def build(
-    raw: RawGraph,
-    *,
-    dropped: Counter[str],
-    relations_allow: tuple[str, ...] = (),
-    relations_deny: tuple[str, ...] = (),
-    min_alias_length: int = 2,
-    alias_smoothing: float = 1.0,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What of a source to keep; the steps of `_filtered` in order, each a filter of `kg.filters`."""
+
+    relations_allow: tuple[str, ...] = ()
+    relations_deny: tuple[str, ...] = ()
+    types_allow: tuple[str, ...] = ()
+    types_deny: tuple[str, ...] = ()
+    min_count: int = 0
+    min_relation_triples: int = 0
+    min_degree: int = 0
+    k_core: int = 0
+    keep_isolated: bool = True
+    keep_self_loops: bool = False
+    facts: Sequence[Triple] = ()
+
+
+def assemble(
+    parts: Parts, *, closed: bool, weights: AliasWeights, choice: Choice, dropped: Counter[str]
 ) -> KnowledgeGraph:
-    """Walks a reader's streams and gives everything a row.
+    """Reads the parts and gives everything a row.
 
-    dropped: receives the reader's counts and those of aliases, loops, duplicates and filtered relations. Entities
-        all of whose triples were dropped stay: text can still name them.
+    Records come first, in order; where the source is not closed, names without a record follow in the order triples
+    first use them. dropped: receives the reader's counts and those of every filter.
+
+    Raises:
+        InputError: an id with two different records, or a filter that names what is not there.
     """
-    aliases = AliasTable(min_length=min_alias_length, smoothing=alias_smoothing)
-    entities = _entity_table(track(raw.entities, "reading entities"), aliases)
-    vocabulary = Vocabulary(entities["id"].to_pylist(), first_row=FIRST_ENTITY_ROW, what="entity")
-    triples, relations = _rows(raw, vocabulary)
-    triples, relations, filtered = _filtered(triples, relations, relations_allow, relations_deny)
-    dropped.update(raw.dropped + aliases.dropped + filtered)
+    dropped.update(parts.dropped())
+    records, rows = _records(parts, dropped)
+    declared = parts.relations()
+    relations = {name: row for row, name in enumerate(declared)}
+    triples, splits = _triples(parts, rows, relations, closed, dropped)
+    unnamed = list(rows)[records.num_rows :]
+    added = (Entity(name, readable(name), (Alias(readable(name)),)) for name in unnamed)
+    records = pa.concat_tables([records, records_table(list(added), weights, dropped)])
+    kept = _filtered(triples, records, list(relations), choice, dropped)
+    kept_splits = _splits_of(kept, triples, splits, dropped)
+    used, kept[:, 1] = np.unique(kept[:, 1], return_inverse=True)
+    if lost := len(relations) - len(used):
+        dropped["relation_without_triple"] += lost
+    if not choice.keep_isolated:
+        records = _without_isolated(records, kept, dropped)
+    names = list(relations)
     return KnowledgeGraph(
-        entities=entities,
-        relations=_relation_table(raw, relations),
-        aliases=aliases.table(),
-        triples=triples,
+        entities=_entity_table(records),
+        relations=_relation_table([names[row] for row in used], declared),
+        aliases=_alias_table(records),
+        triples=kept,
+        splits=kept_splits,
     )
 
 
-def _entity_table(entities: Iterator[Entity], aliases: AliasTable) -> pa.Table:
-    """Entities in rows, written out to Arrow every `FLUSH_ROWS`, so that only the table grows."""
-    batches, rows = [], []
-    for row, entity in enumerate(entities, FIRST_ENTITY_ROW):
-        kept = aliases.add(row, entity)
-        rows.append((row, entity.id, entity.label, kept, entity.description, entity.types, entity.count))
-        if len(rows) == FLUSH_ROWS:
-            batches.append(_record_batch(rows))
-            rows = []
-    if rows:
-        batches.append(_record_batch(rows))
-    return pa.Table.from_batches(batches, ENTITIES)
+# --- rows -----------------------------------------------------------------------------------------------------
 
 
-def _record_batch(rows: list[tuple]) -> pa.RecordBatch:
-    columns = [pa.array(column, kind.type) for column, kind in zip(zip(*rows, strict=True), ENTITIES, strict=True)]
-    return pa.record_batch(columns, schema=ENTITIES)
+def _records(parts: Parts, dropped: Counter[str]) -> tuple[pa.Table, dict[str, int]]:
+    """All records, each id once, and the row of each id."""
+    rows: dict[str, int] = {}
+    tables: list[pa.Table] = [records_table((), AliasWeights(), Counter())]
+    repeated: Counter[str] = Counter()
+    for table in parts.records():
+        names = table["id"].to_pylist()
+        fresh = np.ones(len(names), bool)
+        for place, name in enumerate(names):
+            if rows.setdefault(name, len(rows) + FIRST_ENTITY_ROW) != len(rows) or repeated[name]:
+                fresh[place] = False
+                repeated[name] += 1
+        tables.append(table if fresh.all() else table.filter(pa.array(fresh)))
+    if repeated:
+        _refuse_two_records(parts, set(repeated))
+        dropped["duplicate_record"] += repeated.total()
+    return pa.concat_tables(tables), rows
 
 
-def _rows(raw: RawGraph, entities: Vocabulary) -> tuple[np.ndarray, list[str]]:
-    """Triples as rows, int32 of shape (n, 3), and relation ids by row: those the source declares, then as met."""
-    relations = {relation.id: row for row, relation in enumerate(raw.relations)}
-    rows = array("i")
-    for triple in track(raw.triples, "reading triples"):
-        relation = relations.setdefault(triple.relation, len(relations))
-        rows.extend((entities.row(triple.head), relation, entities.row(triple.tail)))
-    return np.frombuffer(rows, np.int32).reshape(-1, 3), list(relations)
+def _refuse_two_records(parts: Parts, names: set[str]) -> None:
+    """Raises InputError for the first of `names` that has two different records."""
+    met: dict[str, dict] = {}
+    wanted = pa.array(sorted(names))
+    for table in parts.records():
+        for record in table.filter(pc.is_in(table["id"], wanted)).to_pylist():
+            other = met.setdefault(record["id"], record)
+            if other != record:
+                raise InputError(
+                    f"expected one record an id, {record['id']!r} has two: labels {other['label']!r} and "
+                    f"{record['label']!r}; keep one of them"
+                )
+
+
+def _triples(
+    parts: Parts, rows: dict[str, int], relations: dict[str, int], closed: bool, dropped: Counter[str]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Triples as rows, int32 (n, 3), and the published split of each (int8), None where the source has none.
+
+    rows, relations: grow by the names met, unless the source is closed: then a triple with an unknown entity is
+        dropped (`unknown_entity`).
+    """
+    found, splits, published = [np.zeros((0, 3), np.int32)], [np.zeros(0, np.int8)], False
+    for part in parts.triples():
+        if closed:
+            entity_rows = [rows.get(name, NO_ENTITY) for name in part.entities]
+        else:
+            entity_rows = [rows.setdefault(name, len(rows) + FIRST_ENTITY_ROW) for name in part.entities]
+        relation_rows = [relations.setdefault(name, len(relations)) for name in part.relations]
+        by_entity, by_relation = np.array(entity_rows, np.int32), np.array(relation_rows, np.int32)
+        codes = part.codes
+        triples = np.stack([by_entity[codes[:, 0]], by_relation[codes[:, 1]], by_entity[codes[:, 2]]], axis=1)
+        known = (triples[:, [0, 2]] != NO_ENTITY).all(1)
+        dropped.update({"unknown_entity": int((~known).sum())} if not known.all() else {})
+        found.append(triples[known])
+        published |= bool(part.split)
+        splits.append(np.full(int(known.sum()), SPLITS.index(part.split) if part.split else 0, np.int8))
+    return np.concatenate(found), np.concatenate(splits) if published else None
+
+
+# --- choosing -------------------------------------------------------------------------------------------------
 
 
 def _filtered(
-    triples: np.ndarray, relations: list[str], allow: tuple[str, ...], deny: tuple[str, ...]
-) -> tuple[np.ndarray, list[str], Counter[str]]:
-    """Without loops, duplicates and unwanted relations; relations left without a triple lose their row."""
-    vocabulary = Vocabulary(relations, first_row=0, what="relation")
-    allowed = [vocabulary.row(name) for name in allow] if allow else None
-    triples, unwanted = with_relations(triples, allow=allowed, deny=[vocabulary.row(name) for name in deny])
-    triples, loops = without_self_loops(triples)
-    triples, duplicates = without_duplicates(triples)
-    kept, compact = np.unique(triples[:, 1], return_inverse=True)
-    triples[:, 1] = compact.ravel()
-    dropped = unwanted + loops + duplicates
-    if lost := len(relations) - len(kept):
-        dropped["relation_without_triple"] = lost
-    return triples, [relations[row] for row in kept], dropped
+    triples: np.ndarray, records: pa.Table, relations: list[str], choice: Choice, dropped: Counter[str]
+) -> np.ndarray:
+    """The filters in order: what is no fact, what was not asked for, what a task asks for, what is too rare."""
+
+    def keep(filtered: Filtered) -> None:
+        nonlocal triples
+        triples, reasons = filtered
+        dropped.update(reasons)
+
+    names = Vocabulary(relations, first_row=0, what="relation")
+    allow = [names.row(name) for name in choice.relations_allow] if choice.relations_allow else None
+    keep(with_relations(triples, allow=allow, deny=[names.row(name) for name in choice.relations_deny]))
+    if not choice.keep_self_loops:
+        keep(without_self_loops(triples))
+    keep(without_duplicates(triples))
+    if choice.types_allow or choice.types_deny:
+        types = pa.chunked_array([pa.array([[]], records["types"].type), *records["types"].chunks])
+        keep(with_types(triples, types, allow=choice.types_allow or None, deny=choice.types_deny))
+    if choice.min_count:
+        counts = np.append(0, records["count"].to_numpy())
+        keep(with_min_count(triples, counts, choice.min_count))
+    if choice.facts:
+        entities = Vocabulary(records["id"].to_pylist(), first_row=FIRST_ENTITY_ROW, what="entity")
+        facts, strange = fact_rows(choice.facts, entities=entities, relations=names)
+        dropped.update(strange)
+        keep(without_facts(triples, facts))
+    if choice.min_relation_triples:
+        keep(with_frequent_relations(triples, choice.min_relation_triples))
+    if choice.min_degree:
+        keep(with_min_degree(triples, choice.min_degree))
+    if choice.k_core:
+        keep(k_core(triples, choice.k_core))
+    return triples.copy()
 
 
-def _relation_table(raw: RawGraph, relations: list[str]) -> pa.Table:
-    labels = {relation.id: relation.label for relation in raw.relations}
+def _splits_of(
+    kept: np.ndarray, triples: np.ndarray, splits: np.ndarray | None, dropped: Counter[str]
+) -> np.ndarray | None:
+    """The split of each kept triple: the first it stands in; in another it is dropped (`duplicate_across_splits`)."""
+    if splits is None:
+        return None
+    keys = _keys(triples, triples)
+    unique, first, place = np.unique(keys, return_index=True, return_inverse=True)
+    if crossing := int((splits != splits[first[place]]).sum()):
+        dropped["duplicate_across_splits"] += crossing
+        dropped["duplicate_triple"] -= crossing
+        dropped += Counter()  # a reason nobody falls under is no reason
+    return splits[first[np.searchsorted(unique, _keys(kept, triples))]]
+
+
+def _keys(triples: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """One number a triple: int64, or bytes where the rows of `among` do not fit into 63 bits."""
+    entities, relations = (int(among[:, columns].max(initial=0)) + 1 for columns in ([0, 2], [1]))
+    if entities**2 * relations < 2**63:
+        head, relation, tail = triples.astype(np.int64).T
+        return (head * relations + relation) * entities + tail
+    return np.ascontiguousarray(triples).view([("", np.int32)] * 3).ravel()
+
+
+def _without_isolated(records: pa.Table, triples: np.ndarray, dropped: Counter[str]) -> pa.Table:
+    """Without the entities no triple names (`isolated_entity`); renumbers the triples in place."""
+    used, compact = np.unique(triples[:, [0, 2]], return_inverse=True)
+    triples[:, [0, 2]] = compact.reshape(-1, 2) + FIRST_ENTITY_ROW
+    dropped["isolated_entity"] += records.num_rows - len(used)
+    return records.take(pa.array(used - FIRST_ENTITY_ROW))
+
+
+# --- tables ---------------------------------------------------------------------------------------------------
+
+
+def _entity_table(records: pa.Table) -> pa.Table:
+    rows = pa.array(np.arange(FIRST_ENTITY_ROW, records.num_rows + FIRST_ENTITY_ROW, dtype=np.int32))
+    return pa.table([rows, *(records[field.name] for field in ENTITIES if field.name != "row")], schema=ENTITIES)
+
+
+def _alias_table(records: pa.Table) -> pa.Table:
+    lengths = pc.list_value_length(records["aliases"]).to_numpy()
+    rows = np.repeat(np.arange(FIRST_ENTITY_ROW, len(lengths) + FIRST_ENTITY_ROW, dtype=np.int32), lengths)
+    surfaces, weights = (pc.list_flatten(records[name]) for name in ("aliases", "weights"))
+    return alias_table(surfaces, rows, weights.to_numpy())
+
+
+def _relation_table(relations: list[str], labels: dict[str, str]) -> pa.Table:
     columns = [list(range(len(relations))), relations, [labels.get(name) or readable(name) for name in relations]]
     return pa.table([pa.array(column, kind.type) for column, kind in zip(columns, RELATIONS)], schema=RELATIONS)

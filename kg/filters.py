@@ -14,9 +14,12 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from kg.artifact import open_artifact
 from kg.errors import InputError
 from kg.records import Triple
 from kg.vocab import Vocabulary
+
+FACTS = "facts.tsv"
 
 Filtered = tuple[np.ndarray, Counter[str]]
 TypeLists: TypeAlias = "Sequence[Collection[str]] | pa.Array | pa.ChunkedArray"
@@ -194,6 +197,18 @@ def fact_rows(
     rows = np.stack(columns, axis=1)
     strange = (rows[:, [0, 2]] == entities.unknown).any(axis=1)
     return rows, _tally(fact_unknown_entity=strange, fact_unknown_relation=rows[:, 1] == relations.unknown)
+
+
+def task_facts(path: Path) -> Path:
+    """The file of facts that a `leave_out` names: the file itself, or the one in a task example folder.
+
+    Raises:
+        InputError: a folder that is no finished `finetune examples`.
+    """
+    if not path.is_dir():
+        return path
+    open_artifact(path, stage="finetune examples")
+    return path / FACTS
 
 
 def read_facts(path: str | Path) -> list[Triple]:

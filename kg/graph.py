@@ -39,6 +39,7 @@ RELATIONS = pa.schema(
     ]
 )
 TRIPLES = pa.schema([pa.field(name, pa.int32(), False) for name in ("head", "relation", "tail")])
+SPLIT = pa.field("split", pa.int8(), False)
 ALIASES = pa.schema(
     [
         pa.field("alias", pa.string(), False),
@@ -46,6 +47,10 @@ ALIASES = pa.schema(
         pa.field("prior", pa.float32(), False),
     ]
 )
+
+
+SPLITS = ("train", "valid", "test")
+"""Names of the numbers in `KnowledgeGraph.splits`."""
 
 
 class KnowledgeGraph:
@@ -56,13 +61,23 @@ class KnowledgeGraph:
     relations: Arrow table (row, id, label), rows 0 to num_relations - 1.
     aliases: Arrow table (alias, entity, prior); prior = p(entity | alias), the priors of one alias sum to 1.
     triples: int32, shape (num_triples, 3): head row, relation row, tail row.
+    splits: int8, shape (num_triples,): places in SPLITS, for a source with a published split; else None.
     """
 
-    def __init__(self, *, entities: pa.Table, relations: pa.Table, aliases: pa.Table, triples: np.ndarray) -> None:
+    def __init__(
+        self,
+        *,
+        entities: pa.Table,
+        relations: pa.Table,
+        aliases: pa.Table,
+        triples: np.ndarray,
+        splits: np.ndarray | None = None,
+    ) -> None:
         self.entities = entities.cast(ENTITIES)
         self.relations = relations.cast(RELATIONS)
         self.aliases = aliases.cast(ALIASES)
         self.triples = np.ascontiguousarray(triples, dtype=np.int32).reshape(-1, 3)
+        self.splits = None if splits is None else np.asarray(splits, np.int8)
         self._check()
 
     @property
@@ -101,13 +116,15 @@ class KnowledgeGraph:
         """
         folder = Path(folder)
         open_artifact(folder, stage=STAGE)
-        columns = _read(folder / "triples.parquet", TRIPLES)
+        columns = _read(folder / "triples.parquet", TRIPLES, optional=(SPLIT,))
         triples = np.stack([columns[name].to_numpy() for name in TRIPLES.names], axis=1)
+        splits = columns[SPLIT.name].to_numpy() if SPLIT.name in columns.column_names else None
         return cls(
             entities=_read(folder / "entities.parquet", ENTITIES),
             relations=_read(folder / "relations.parquet", RELATIONS),
             aliases=_read(folder / "aliases.parquet", ALIASES),
             triples=triples,
+            splits=splits,
         )
 
     def save(self, folder: str | Path) -> None:
@@ -120,8 +137,20 @@ class KnowledgeGraph:
             "aliases": self.aliases,
             "triples": pa.table(columns, schema=TRIPLES),
         }
+        if self.splits is not None:
+            tables["triples"] = tables["triples"].append_column(SPLIT, pa.array(self.splits))
         for name, table in tables.items():
             pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
+
+    def unseen(self) -> dict[str, int]:
+        """Entities of the published validation and test triples that no training triple names, by split."""
+        if self.splits is None:
+            return {}
+        ends = [self.triples[self.splits == number][:, [0, 2]] for number in range(len(SPLITS))]
+        return {
+            f"unseen_{name}_entities": len(np.setdiff1d(of, ends[0]))
+            for name, of in zip(SPLITS[1:], ends[1:], strict=True)
+        }
 
     def to_networkx(self) -> nx.MultiDiGraph:
         """The same graph for networkx, at about 1 kB an edge.
@@ -144,11 +173,14 @@ class KnowledgeGraph:
         bounds = (FIRST_ENTITY_ROW, self.num_entities + 1)
         _check_range("triples", "head", self.triples[:, 0], bounds)
         _check_range("triples", "relation", self.triples[:, 1], (0, self.num_relations))
+        if self.splits is not None:
+            assert len(self.splits) == self.num_triples, "one split a triple"
+            _check_range("triples", "split", self.splits, (0, len(SPLITS)))
         _check_range("triples", "tail", self.triples[:, 2], bounds)
         _check_range("aliases", "entity", self.aliases["entity"].to_numpy(), bounds)
 
 
-def _read(path: Path, schema: pa.Schema) -> pa.Table:
+def _read(path: Path, schema: pa.Schema, optional: tuple[pa.Field, ...] = ()) -> pa.Table:
     try:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
@@ -158,7 +190,7 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
         raise InputError(
             f"{path}: expected columns {schema.names}, {missing} are missing; run `ernie-kg {STAGE}` again"
         )
-    return table.select(schema.names)
+    return table.select([*schema.names, *(field.name for field in optional if field.name in table.column_names)])
 
 
 def _check_rows(name: str, column: pa.ChunkedArray, first: int) -> None:

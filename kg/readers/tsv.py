@@ -26,7 +26,7 @@ import orjson
 
 from kg.errors import InputError
 from kg.readers.batches import entity_batches, triple_batches
-from kg.readers.lines import BLOCK, blocks, decoded, malformed, numbered_lines
+from kg.readers.lines import blocks, decoded, malformed, numbered_lines, size_of
 from kg.records import Alias, Batch, Entity, RawGraph, ReadOptions, Relation, readable
 
 HEADER = ["head", "relation", "tail"]
@@ -60,8 +60,7 @@ def read(source: Path, options: ReadOptions) -> RawGraph:
             with two different records.
     """
     layout = layout_of(source)
-    size = sum(path.stat().st_size for path, _ in layout.triples)
-    return RawGraph(_batches(layout), total_bytes=size)
+    return RawGraph(_batches(layout), total_bytes=sum(size_of(path) for path, _ in layout.triples))
 
 
 def layout_of(source: Path) -> Layout:
@@ -114,7 +113,7 @@ def _batches(layout: Layout) -> Iterator[Batch]:
 
 
 def _tab_batches(path: Path, split: str, dropped: Counter[str]) -> Iterator[Batch]:
-    for block, number, _ in blocks(path, size=BLOCK):
+    for block, number in blocks(path):
         columns = _quick_columns(block) or _careful_columns(path, block, number, dropped)
         yield Batch(
             heads=columns[0], relation_ids=columns[1], tails=columns[2], split=split, bytes_read=len(block)
@@ -123,11 +122,7 @@ def _tab_batches(path: Path, split: str, dropped: Counter[str]) -> Iterator[Batc
 
 def _quick_columns(block: bytes) -> tuple[list[str], list[str], list[str]] | None:
     """Three columns of a block whose every line has three names; None where a line needs a closer look."""
-    if (
-        not block.endswith(b"\n")
-        or b"\r" in block
-        or block.startswith((b"\xef\xbb\xbf", b"head\t", b"Head\t", b"HEAD\t"))
-    ):
+    if not block.endswith(b"\n") or b"\r" in block or block.startswith((b"head\t", b"Head\t", b"HEAD\t")):
         return None
     data = np.frombuffer(block, np.uint8)
     separators = data[(data == TAB) | (data == NEWLINE)]
@@ -148,7 +143,7 @@ def _careful_columns(
     """The same, line by line: blank lines and a header are counted, anything else is an error of its line."""
     columns: tuple[list[str], list[str], list[str]] = ([], [], [])
     for place, raw in enumerate(block.split(b"\n")[: None if not block.endswith(b"\n") else -1], number):
-        line = decoded(path, place, raw).rstrip("\r")
+        line = decoded(path, raw, place).rstrip("\r")
         names = line.split("\t")
         if not line.strip():
             dropped["blank_line"] += 1
@@ -199,7 +194,9 @@ def _relations(path: Path, dropped: Counter[str]) -> Iterator[Relation]:
 
 def _named_entities(path: Path, texts: Path | None, dropped: Counter[str]) -> Iterator[Entity]:
     """Wikidata5M's entities: id, label, aliases in one file, id and description in another."""
-    descriptions = dict(line.partition("\t")[::2] for _, line in numbered_lines(texts)) if texts else {}
+    descriptions = {}
+    for _, line in numbered_lines(texts) if texts else ():
+        name, _, descriptions[name] = line.partition("\t")
     for number, line in numbered_lines(path):
         name, *surfaces = line.split("\t")
         if not line.strip():
