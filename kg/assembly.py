@@ -78,6 +78,7 @@ def assemble(
         dropped["relation_without_triple"] += lost
     if not choice.keep_isolated:
         records = _without_isolated(records, kept, dropped)
+    dropped += Counter()  # a reason nobody falls under is no reason
     names = list(relations)
     return KnowledgeGraph(
         entities=_entity_table(records),
@@ -200,7 +201,6 @@ def _splits_of(
     if crossing := int((splits != splits[first[place]]).sum()):
         dropped["duplicate_across_splits"] += crossing
         dropped["duplicate_triple"] -= crossing
-        dropped += Counter()  # a reason nobody falls under is no reason
     return splits[first[np.searchsorted(unique, _keys(kept, triples))]]
 
 

@@ -8,108 +8,42 @@ the index; no vector is made up from neighbours.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from kg.artifact import ArtifactWriter, open_artifact, write_artifact
+from kg.artifact import ArtifactWriter, write_artifact
+from kg.embed_config import EmbedConfig
 from kg.errors import InputError
-from kg.filters import fact_rows, read_facts, without_facts
+from kg.filters import fact_rows, read_facts, task_facts, without_facts
+from kg.fitting import Training, begin, fit, rank
 from kg.graph import KnowledgeGraph
 from kg.index import VectorIndex
-from kg.progress import progress
-from kg.ranking import KnownAnswers, Ranks, fitting_batch_size, metrics_by_relation, rank_triples
+from kg.ranking import KnownAnswers, metrics_by_relation
 from kg.split import TripleSplit, split_triples
-from kg.transe import Diverged, Trainer, TransE
+from kg.transe import TransE
+from kg.warm_start import start_from
 
 STAGE = "kg embed"
-FACTS = "facts.tsv"
 MIN_HELD_OUT = 10  # fewer validation or test triples measure nothing
-MIN_STEPS_PER_EPOCH = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbedConfig:
-    graph: Path
-    """Graph artifact (`kg build`)."""
-    output: Path
-    """Folder of the vectors artifact."""
-    leave_out: tuple[Path, ...] = ()
-    """Task example folders (`finetune examples`), or files head<TAB>relation<TAB>tail: facts a task will ask for.
-    No triple between the two entities of such a fact, and none with its head and relation, is trained on or ranked."""
-    dim: int = 100
-    """Numbers in a vector."""
-    norm: Literal["l1", "l2"] = "l2"
-    """Distance between head + relation and tail; l1 is 15 to 20 times slower on a CPU."""
-    loss: Literal["cross_entropy", "self_adversarial", "margin"] = "cross_entropy"
-    """cross_entropy: softmax over a true triple and its negatives; self_adversarial: RotatE's; margin: the paper's."""
-    margin: float = 6.0
-    """Gamma of self_adversarial and margin, in units of distance; cross_entropy has none."""
-    temperature: float = 1.0
-    """Alpha of self_adversarial: 0 weighs all negatives alike."""
-    reciprocal: bool = False
-    """Gives every relation a second vector for the question "which head?"; only the first is written."""
-    learning_rate: float = 0.2
-    """Of row-wise Adagrad."""
-    init_scale: float = 0.1
-    """Standard deviation of the first vectors' numbers."""
-    num_negatives: int = 512
-    """Negatives of a chunk on each side, uniform, known triples left out: a triple meets twice as many."""
-    chunk_size: int = 512
-    """Triples that share their negatives."""
-    batch_size: int = 512
-    """Triples a step; less on a small graph, so that an epoch has at least about 20 steps."""
-    epochs: int = 20
-    """Passes over the training triples, at most."""
-    valid: float = 0.02
-    """Share of the triples held out for choosing the epoch."""
-    test: float = 0.02
-    """Share of the triples held out for the reported figures."""
-    evaluate_every: int = 4
-    """Epochs between validations."""
-    max_ranked: int = 1000
-    """Validation triples ranked each time, at most (both sides, against every entity); the test ranks all."""
-    patience: int = 2
-    """Validations in a row without a better MRR before training stops; 0 = never."""
-    max_minutes: float = 0.0
-    """Stops after the epoch in which this time is over; 0 = no limit. With one, the result depends on the machine."""
-    threads: int = 0
-    """Threads of torch and of faiss (never busy together); 0 = torch's own choice, which heeds OMP_NUM_THREADS."""
-    seed: int = 0
-    """Of the split, the first vectors, the order and the negatives."""
-
-    def inputs(self) -> dict[str, Path]:
-        named = {f"leave_out_{number}": path for number, path in enumerate(self.leave_out)}
-        return {"graph": self.graph, **named}
-
-    def __post_init__(self) -> None:
-        positive = ("dim", "learning_rate", "init_scale", "num_negatives", "chunk_size", "batch_size", "epochs")
-        for name in (*positive, "evaluate_every", "max_ranked"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"expected {name} above 0, got {getattr(self, name)}")
-        for name in ("margin", "temperature", "patience", "max_minutes", "threads"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"expected {name} of at least 0, got {getattr(self, name)}")
 
 
 def run(config: EmbedConfig) -> Path:
-    """Splits, trains, chooses, measures and writes.
+    """Splits, trains, chooses, measures and writes; goes on from the checkpoint of a killed run of the same config.
 
     Raises:
-        InputError: the graph is no graph artifact, no triple is left to train on, a malformed facts file, or a loss
-            that stopped being a number.
+        InputError: the graph is no graph artifact, no triple is left to train on, a malformed facts file, an older
+            vectors artifact of another width, or a loss that stopped being a number.
     """
     graph = KnowledgeGraph.load(config.graph)
-    with write_artifact(config, stage=STAGE) as writer, _torch_threads(config.threads) as threads:
-        triples = _without_left_out(graph, config, writer)
-        split, reason = _split(triples, config)
-        found = fit(split, config, num_entities=graph.num_entities, num_relations=graph.num_relations)
+    resumable = config.save_every > 0
+    with write_artifact(config, stage=STAGE, resumable=resumable) as writer, _torch_threads(config.threads) as threads:
+        split, reason = _split(graph, config, writer)
+        found = _train(split, graph, config, writer)
         _blank_untrained(found.model, split.train, graph, writer)
         writer.counts.update(
             entities=graph.num_entities,
@@ -124,71 +58,77 @@ def run(config: EmbedConfig) -> Path:
     return config.output
 
 
-@dataclass(slots=True)
-class Training:
-    """A model in training, or trained: its best tables so far and its history."""
-
-    model: TransE
-    loss_curve: list[dict[str, float]] = field(default_factory=list)
-    validation_curve: list[dict[str, float]] = field(default_factory=list)
-    best: tuple[float, torch.Tensor, torch.Tensor] | None = None
-    best_epoch: int = 0
-    steps: int = 0
-    stopped_by: str = "epochs"
-    seconds: float = 0.0
-    triples_seen: int = 0
-
-    def offer(self, mrr: float, epoch: int) -> None:
-        """Keeps a copy of the tables when `mrr` is the best yet."""
-        self.validation_curve.append({"step": self.steps, "epoch": epoch, "mrr": mrr})
-        if self.best is None or mrr > self.best[0]:
-            self.best = (mrr, self.model.entities.clone(), self.model.relations.clone())
-            self.best_epoch = epoch
-
-    def restore(self) -> None:
-        if self.best is not None:
-            _, self.model.entities, self.model.relations = self.best
-
-    def figures(self) -> dict[str, Any]:
-        return {
-            "loss_curve": self.loss_curve,
-            "validation_curve": self.validation_curve,
-            "validation_mrr": self.best[0] if self.best else None,
-            "best_epoch": self.best_epoch,
-            "epochs": len(self.loss_curve),
-            "stopped_by": self.stopped_by,
-            "training_seconds": round(self.seconds, 2),
-            "triples_per_second": round(self.triples_seen / max(self.seconds, 1e-9)),
-        }
-
-
-def _without_left_out(graph: KnowledgeGraph, config: EmbedConfig, writer: ArtifactWriter) -> np.ndarray:
-    """The graph's triples without those the tasks will ask for."""
-    triples = graph.triples
-    for path in config.leave_out:
-        facts, strange = fact_rows(
-            read_facts(_facts_file(path)), entities=graph.entity_vocab, relations=graph.relation_vocab
+def _train(split: TripleSplit, graph: KnowledgeGraph, config: EmbedConfig, writer: ArtifactWriter) -> Training:
+    found = begin(
+        split.train,
+        config,
+        num_entities=graph.num_entities,
+        num_relations=graph.num_relations,
+        folder=writer.path,
+    )
+    if config.warm_start is not None:
+        names = graph.entity_vocab.identifiers, graph.relation_vocab.identifiers
+        writer.counts.update(
+            start_from(found.model, config.warm_start, split.train, entity_ids=names[0], relation_ids=names[1])
         )
-        triples, dropped = without_facts(triples, facts)
-        writer.counts["facts_left_out"] += len(facts)
-        writer.counts.update(strange)
-        writer.dropped.update(dropped)
-    if not len(triples):
+    found.resume()
+    fit(found, split, config)
+    found.clean()
+    return found
+
+
+def _split(graph: KnowledgeGraph, config: EmbedConfig, writer: ArtifactWriter) -> tuple[TripleSplit, str]:
+    """Train, validation and test without what the tasks will ask for; and why nothing is held out, where so."""
+    if config.split == "published" and graph.splits is None:
+        raise InputError(f"{config.graph}: its source had no published split; set split to own or auto")
+    leak_free = _leak_filter(graph, config, writer)
+    if config.split != "own" and graph.splits is not None:
+        split = TripleSplit(*(leak_free(graph.triples[graph.splits == number]) for number in range(3)))
+        _note_unseen(split, writer)
+        writer.figures["split"] = "published"
+    else:
+        split = TripleSplit(leak_free(graph.triples), *(np.zeros((0, 3), np.int32) for _ in range(2)))
+        writer.figures["split"] = "own"
+    if not len(split.train):
         raise InputError(
             f"{config.graph}: no triple is left to train on ({graph.num_triples:,} in the graph, dropped: "
             f"{dict(writer.dropped)}); give a larger graph, or leave fewer facts out"
         )
-    return triples
+    if writer.figures["split"] == "own":
+        return _own_split(split.train, config)
+    return split, "" if min(len(split.valid), len(split.test)) else "the published split has no validation or no test"
 
 
-def _facts_file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    open_artifact(path, stage="finetune examples")
-    return path / FACTS
+def _leak_filter(
+    graph: KnowledgeGraph, config: EmbedConfig, writer: ArtifactWriter
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Drops from any triples those that the tasks of `leave_out` will ask for, and counts them."""
+    parts = []
+    for path in config.leave_out:
+        facts, strange = fact_rows(
+            read_facts(task_facts(path)), entities=graph.entity_vocab, relations=graph.relation_vocab
+        )
+        parts.append(facts)
+        writer.counts["facts_left_out"] += len(facts)
+        writer.counts.update(strange)
+
+    def keep(triples: np.ndarray) -> np.ndarray:
+        for facts in parts:
+            triples, dropped = without_facts(triples, facts)
+            writer.dropped.update(dropped)
+        return triples
+
+    return keep
 
 
-def _split(triples: np.ndarray, config: EmbedConfig) -> tuple[TripleSplit, str]:
+def _note_unseen(split: TripleSplit, writer: ArtifactWriter) -> None:
+    """Counts what held-out triples name and no training triple does; they stay in the ranking, with zero vectors."""
+    for name, held_out in (("valid", split.valid), ("test", split.test)):
+        strange = np.setdiff1d(held_out[:, [0, 2]], split.train[:, [0, 2]])
+        writer.counts[f"unseen_{name}_entities"] = len(strange)
+
+
+def _own_split(triples: np.ndarray, config: EmbedConfig) -> tuple[TripleSplit, str]:
     """Train, validation and test; all of it for training, with the reason, when the held-out parts are too small."""
     nothing = np.zeros((0, 3), np.int32)
     if config.valid == 0 or config.test == 0:
@@ -201,89 +141,6 @@ def _split(triples: np.ndarray, config: EmbedConfig) -> tuple[TripleSplit, str]:
         f"fewer than {MIN_HELD_OUT} each; all were trained on"
     )
     return TripleSplit(triples, nothing, nothing), reason
-
-
-def fit(split: TripleSplit, config: EmbedConfig, *, num_entities: int, num_relations: int) -> Training:
-    """Trains until the epochs, the patience or the minutes are over; the best tables by validation MRR stay.
-
-    Without validation triples the last epoch's tables stay. Reads no folder: `config.graph` plays no part.
-
-    Raises:
-        InputError: the loss stopped being a number.
-    """
-    found, trainer = _begin(split.train, config, num_entities, num_relations)
-    known = KnownAnswers(np.concatenate(split), num_relations=num_relations)
-    valid = split.valid[: config.max_ranked]
-    started = time.monotonic()
-    with progress("kg embed: training triples", config.epochs * len(split.train)) as shown:
-        for epoch in range(1, config.epochs + 1):
-            _one_epoch(found, trainer, shown)
-            late = config.max_minutes > 0 and time.monotonic() - started > 60 * config.max_minutes
-            last = late or epoch == config.epochs
-            if len(valid) and (last or epoch % config.evaluate_every == 0):
-                found.offer(_rank(found.model, valid, known).metrics()["mrr"], epoch)
-                shown.figures["MRR"] = found.validation_curve[-1]["mrr"]
-            if late:
-                found.stopped_by = "max_minutes"
-                break
-            unrewarded = (epoch - found.best_epoch) // config.evaluate_every
-            if len(valid) and found.best and config.patience and unrewarded >= config.patience:
-                found.stopped_by = "patience"
-                break
-    found.restore()
-    return found
-
-
-def _begin(triples: np.ndarray, config: EmbedConfig, num_entities: int, num_relations: int) -> tuple[Training, Trainer]:
-    generator = torch.Generator().manual_seed(config.seed)
-    model = TransE.initialised(
-        num_entities=num_entities,
-        num_relations=num_relations,
-        dim=config.dim,
-        scale=config.init_scale,
-        generator=generator,
-        norm=config.norm,
-        reciprocal=config.reciprocal,
-    )
-    trainer = Trainer(
-        model,
-        torch.from_numpy(triples.astype(np.int64)),
-        loss=config.loss,
-        margin=config.margin,
-        temperature=config.temperature,
-        learning_rate=config.learning_rate,
-        num_negatives=config.num_negatives,
-        batch_size=min(config.batch_size, max(16, len(triples) // MIN_STEPS_PER_EPOCH)),
-        chunk_size=config.chunk_size,
-        generator=generator,
-    )
-    return Training(model), trainer
-
-
-def _one_epoch(found: Training, trainer: Trainer, shown: Any) -> None:
-    started, before = time.perf_counter(), found.triples_seen
-
-    def on_step(triples: int) -> None:
-        found.triples_seen += triples
-        found.steps += 1
-        passed = found.seconds + time.perf_counter() - started
-        shown.advance(triples, **{"triples/s": f"{found.triples_seen / max(passed, 1e-9):,.0f}"})
-
-    try:
-        loss = trainer.epoch(on_step)
-    except Diverged as error:
-        raise InputError(
-            f"training stopped after {found.triples_seen - before:,} triples of an epoch: {error}"
-        ) from None
-    found.seconds += time.perf_counter() - started
-    found.loss_curve.append({"step": found.steps, "loss": loss})
-    shown.figures["loss"] = loss
-
-
-def _rank(model: TransE, triples: np.ndarray, known: KnownAnswers) -> Ranks:
-    with progress("kg embed: ranking triples", len(triples)) as shown:
-        size = fitting_batch_size(len(model.entities) - 1)
-        return rank_triples(triples, model.score_all, known, batch_size=size, on_batch=shown.advance)
 
 
 def _blank_untrained(model: TransE, train: np.ndarray, graph: KnowledgeGraph, writer: ArtifactWriter) -> None:
@@ -311,12 +168,14 @@ def _measure(model: TransE, split: TripleSplit, reason: str, graph: KnowledgeGra
         writer.headline = f"{len(split.train):,} triples, none held out"
         return
     known = KnownAnswers(np.concatenate(split), num_relations=graph.num_relations)
-    ranks = _rank(model, split.test, known)
+    started = time.perf_counter()
+    ranks = rank(model, split.test, known)
     figures = ranks.metrics()
     writer.figures.update(
         figures,
         mrr_optimistic=ranks.metrics("optimistic")["mrr"],
         mrr_pessimistic=ranks.metrics("pessimistic")["mrr"],
+        test_seconds=round(time.perf_counter() - started, 2),
         test_by_relation=[
             line | {"relation": graph.relation_vocab.identifier(int(line["relation"]))}
             for line in metrics_by_relation(split.test, ranks)
@@ -328,14 +187,15 @@ def _measure(model: TransE, split: TripleSplit, reason: str, graph: KnowledgeGra
 def _write(model: TransE, graph: KnowledgeGraph, writer: ArtifactWriter, *, threads: int, seed: int) -> None:
     """The two tables, the ids of their rows, and the index of the entities that have a vector."""
     ids = graph.entity_vocab.identifiers
-    broken = next((name for name in ids if "\n" in name or "\r" in name), None)
+    broken = next((name for name in (*ids, *graph.relation_vocab) if "\n" in name or "\r" in name), None)
     if broken is not None:
-        raise InputError(f"entity id {broken!r} has a line break; ids are written one a line, rename it")
+        raise InputError(f"the id {broken!r} has a line break; ids are written one a line, rename it")
     relations = model.relations[: graph.num_relations].contiguous()
     save_file({"entity_embeddings": model.entities}, writer.path / "entity_embeddings.safetensors")
     save_file({"relation_embeddings": relations}, writer.path / "relation_embeddings.safetensors")
-    with (writer.path / "vocabulary.txt").open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(f"{name}\n" for name in ids)
+    for name, of in (("vocabulary.txt", ids), ("relations.txt", graph.relation_vocab.identifiers)):
+        with (writer.path / name).open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(f"{identifier}\n" for identifier in of)
     vectors = model.entities.numpy()
     rows = np.flatnonzero(np.abs(vectors).max(axis=1) > 0)
     index = VectorIndex.build(vectors[rows], [ids[row - 1] for row in rows], "cosine", threads=threads, seed=seed)

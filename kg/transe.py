@@ -410,7 +410,8 @@ class Trainer:
         self.steps_per_epoch = -(-len(triples) // self.batch_size)
         num_entities = len(model.entities) - 1
         counts = {"num_entities": num_entities, "num_relations": model.num_relations}
-        settings = StepSettings(loss, margin, temperature, KnownQueries(triples, **counts) if filtered else None)
+        self.known = KnownQueries(triples, **counts) if filtered else None
+        settings = StepSettings(loss, margin, temperature, self.known)
         self.engine = ENGINES[engine](model, settings, learning_rate=learning_rate)
         self._draw = SAMPLERS[negatives](triples, num_entities=num_entities)
         self._weights = bernoulli_weights(triples) if negatives == "bernoulli" else None

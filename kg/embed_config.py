@@ -1,0 +1,90 @@
+"""Settings of `kg embed`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from kg.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    graph: Path
+    """Graph artifact (`kg build`)."""
+    output: Path
+    """Folder of the vectors artifact."""
+    leave_out: tuple[Path, ...] = ()
+    """Task example folders (`finetune examples`), or files head<TAB>relation<TAB>tail: facts a task will ask for.
+    No triple between the two entities of such a fact, and none with its head and relation, is trained on or ranked."""
+    split: Literal["auto", "own", "published"] = "auto"
+    """Which triples are held out: the source's own validation and test sets (published), or shares of all (own);
+    auto = published where the graph has such a split."""
+    warm_start: Path | None = None
+    """An older vectors artifact: what it knows by the same id starts there, a new entity where its neighbours say."""
+    dim: int = 100
+    """Numbers in a vector."""
+    norm: Literal["l1", "l2"] = "l2"
+    """Distance between head + relation and tail."""
+    loss: Literal["cross_entropy", "self_adversarial", "margin"] = "cross_entropy"
+    """cross_entropy: softmax over a true triple and its negatives; self_adversarial: RotatE's; margin: the paper's."""
+    margin: float = 6.0
+    """Gamma of self_adversarial and margin, in units of distance; cross_entropy has none."""
+    temperature: float = 1.0
+    """Alpha of self_adversarial: 0 weighs all negatives alike."""
+    reciprocal: bool = False
+    """Gives every relation a second vector for the question "which head?"; only the first is written."""
+    learning_rate: float = 0.2
+    """Of row-wise Adagrad."""
+    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    """linear: falls to 0 over the epochs."""
+    init_scale: float = 0.1
+    """Standard deviation of the first vectors' numbers."""
+    num_negatives: int = 512
+    """Negatives of a chunk on each side: a triple meets twice as many."""
+    negatives: Literal["uniform", "bernoulli", "typed", "degree"] = "uniform"
+    """uniform; bernoulli: uniform, but the side with fewer true answers counts more; typed: entities seen on that side
+    of the relation; degree: the more triples an entity has, the more often."""
+    filtered: bool = True
+    """Passes over negatives that are true training triples."""
+    engine: Literal["auto", "torch", "fused"] = "auto"
+    """fused: compiled by numba at first use; torch: plain tensor operations. Both take the same steps."""
+    chunk_size: int = 512
+    """Triples that share their negatives."""
+    batch_size: int = 512
+    """Triples a step; less on a small graph, so that an epoch has at least about 20 steps."""
+    epochs: int = 20
+    """Passes over the training triples, at most."""
+    valid: float = 0.02
+    """Share of the triples held out for choosing the epoch."""
+    test: float = 0.02
+    """Share of the triples held out for the reported figures."""
+    evaluate_every: int = 4
+    """Epochs between validations."""
+    max_ranked: int = 1000
+    """Validation triples ranked each time, at most (both sides, against every entity); the test ranks all."""
+    patience: int = 2
+    """Validations in a row without a better MRR before training stops; 0 = never."""
+    max_minutes: float = 0.0
+    """Stops after the epoch in which this time is over; 0 = no limit. With one, the result depends on the machine."""
+    save_every: int = 0
+    """Epochs between checkpoints, from which a killed run goes on exactly; 0 = none are written."""
+    threads: int = 0
+    """Threads of torch and of faiss (never busy together); 0 = torch's own choice, which heeds OMP_NUM_THREADS."""
+    seed: int = 0
+    """Of the split, the first vectors, the order and the negatives."""
+
+    def inputs(self) -> dict[str, Path]:
+        named = {f"leave_out_{number}": path for number, path in enumerate(self.leave_out)}
+        older = {} if self.warm_start is None else {"warm_start": self.warm_start}
+        return {"graph": self.graph, **named, **older}
+
+    def __post_init__(self) -> None:
+        positive = ("dim", "learning_rate", "init_scale", "num_negatives", "chunk_size", "batch_size", "epochs")
+        for name in (*positive, "evaluate_every", "max_ranked"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"expected {name} above 0, got {getattr(self, name)}")
+        for name in ("margin", "temperature", "patience", "max_minutes", "save_every", "threads"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"expected {name} of at least 0, got {getattr(self, name)}")

@@ -1,0 +1,244 @@
+"""The training loop of `kg embed`: epochs, validation, early stopping, checkpoints from which a run goes on exactly."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from kg.embed_config import EmbedConfig
+from kg.errors import InputError
+from kg.progress import Progress, progress
+from kg.ranking import KnownAnswers, Ranks, fitting_batch_size, rank_triples
+from kg.split import TripleSplit
+from kg.transe import Diverged, Trainer, TransE, choose_engine
+
+MIN_STEPS_PER_EPOCH = 20
+CHECKPOINT = "checkpoint.safetensors"
+BEST = "best-{epoch}.safetensors"
+
+
+@dataclass(slots=True)
+class History:
+    """What happened so far, as JSON values; all of it goes through a checkpoint."""
+
+    loss_curve: list[dict[str, float]] = field(default_factory=list)
+    validation_curve: list[dict[str, float]] = field(default_factory=list)
+    best_mrr: float | None = None
+    best_epoch: int = 0
+    steps: int = 0
+    triples_seen: int = 0
+    seconds: float = 0.0
+    stopped_by: str = "epochs"
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are over."""
+        return len(self.loss_curve)
+
+
+class Training:
+    """A model in training, or trained, and the best of its tables by validation MRR.
+
+    folder: where the best tables and the checkpoint lie meanwhile, so that memory holds the tables once; None keeps
+        the best tables in memory and writes no checkpoint.
+    """
+
+    def __init__(self, model: TransE, trainer: Trainer, *, engine: str, folder: Path | None) -> None:
+        self.model, self.trainer, self.engine, self.folder = model, trainer, engine, folder
+        self.history = History()
+        self._best: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def offer(self, mrr: float, *, keep_older: bool) -> None:
+        """Keeps the tables when `mrr` is the best yet. keep_older: a checkpoint still needs the best before."""
+        history = self.history
+        history.validation_curve.append({"step": history.steps, "epoch": history.epoch, "mrr": mrr})
+        if history.best_mrr is not None and mrr <= history.best_mrr:
+            return
+        history.best_mrr, history.best_epoch = mrr, history.epoch
+        if self.folder is None:
+            self._best = self.model.entities.clone(), self.model.relations.clone()
+            return
+        tables = {"entities": self.model.entities, "relations": self.model.relations}
+        save_file(tables, self.folder / BEST.format(epoch=history.epoch))
+        if not keep_older:
+            self._forget_older()
+
+    def restore_best(self) -> None:
+        """The best tables become the model's, in place; nothing happens where none were offered."""
+        if self.history.best_mrr is None:
+            return
+        if self.folder is None:
+            assert self._best is not None, "a best MRR comes with its tables"
+            entities, relations = self._best
+        else:
+            tables = load_file(self.folder / BEST.format(epoch=self.history.best_epoch))
+            entities, relations = tables["entities"], tables["relations"]
+        self.model.entities.copy_(entities)
+        self.model.relations.copy_(relations)
+
+    def save(self) -> None:
+        """Writes the checkpoint, whole or not at all."""
+        assert self.folder is not None, "a checkpoint needs a folder"
+        tensors = {"entities": self.model.entities, "relations": self.model.relations, **self.trainer.state_dict()}
+        unfinished = self.folder / (CHECKPOINT + ".tmp")
+        history = json.dumps({name: getattr(self.history, name) for name in History.__slots__})
+        save_file(tensors, unfinished, metadata={"history": history})
+        unfinished.rename(self.folder / CHECKPOINT)
+        self._forget_older()
+
+    def resume(self) -> None:
+        """Goes back to the checkpoint, where there is one."""
+        if self.folder is None or not (self.folder / CHECKPOINT).exists():
+            return
+        tensors = load_file(self.folder / CHECKPOINT)
+        with safe_open(self.folder / CHECKPOINT, "pt") as file:
+            history = json.loads(file.metadata()["history"])
+        self.model.entities.copy_(tensors["entities"])
+        self.model.relations.copy_(tensors["relations"])
+        self.trainer.load_state_dict(tensors)
+        self.history = History(**history)
+
+    def clean(self) -> None:
+        """Removes checkpoint and best tables: the folder is about to become the artifact."""
+        if self.folder is not None:
+            for path in (*self.folder.glob(BEST.format(epoch="*")), *self.folder.glob(CHECKPOINT + "*")):
+                path.unlink()
+
+    def figures(self) -> dict[str, Any]:
+        history = self.history
+        return {
+            "loss_curve": history.loss_curve,
+            "validation_curve": history.validation_curve,
+            "validation_mrr": history.best_mrr,
+            "best_epoch": history.best_epoch,
+            "epochs": history.epoch,
+            "stopped_by": history.stopped_by,
+            "training_seconds": round(history.seconds, 2),
+            "triples_per_second": round(history.triples_seen / max(history.seconds, 1e-9)),
+            "engine": self.engine,
+            "memory_forecast_mb": self.memory_forecast(),
+        }
+
+    def memory_forecast(self) -> dict[str, float]:
+        """Megabytes of what training holds: tables, optimiser state, triples and the filter of negatives."""
+        known = self.trainer.known
+        held = {
+            "tables": (self.model.entities, self.model.relations),
+            "optimiser": self.trainer.engine.accumulated,
+            "triples": (self.trainer.triples,),
+            "filter": (known.questions, known.starts) if known else (),
+        }
+        return {name: round(sum(t.numel() * t.element_size() for t in of) / 2**20, 1) for name, of in held.items()}
+
+    def _forget_older(self) -> None:
+        assert self.folder is not None, "only files are forgotten"
+        for path in self.folder.glob(BEST.format(epoch="*")):
+            if path.name != BEST.format(epoch=self.history.best_epoch):
+                path.unlink()
+
+
+def begin(
+    triples: np.ndarray, config: EmbedConfig, *, num_entities: int, num_relations: int, folder: Path | None = None
+) -> Training:
+    """A fresh model and its trainer; every random choice from one generator of the config's seed."""
+    generator = torch.Generator().manual_seed(config.seed)
+    engine, _ = choose_engine(config.engine)
+    model = TransE.initialised(
+        num_entities=num_entities,
+        num_relations=num_relations,
+        dim=config.dim,
+        scale=config.init_scale,
+        generator=generator,
+        norm=config.norm,
+        reciprocal=config.reciprocal,
+    )
+    trainer = Trainer(
+        model,
+        torch.from_numpy(triples.astype(np.int64)),
+        loss=config.loss,
+        margin=config.margin,
+        temperature=config.temperature,
+        learning_rate=config.learning_rate,
+        num_negatives=config.num_negatives,
+        batch_size=min(config.batch_size, max(16, len(triples) // MIN_STEPS_PER_EPOCH)),
+        chunk_size=config.chunk_size,
+        generator=generator,
+        engine=engine,
+        negatives=config.negatives,
+        filtered=config.filtered,
+    )
+    return Training(model, trainer, engine=engine, folder=folder)
+
+
+def fit(found: Training, split: TripleSplit, config: EmbedConfig) -> None:
+    """Trains until the epochs, the patience or the minutes are over; the best tables by validation MRR stay.
+
+    Goes on after `found.resume()`. Without validation triples the last epoch's tables stay.
+
+    Raises:
+        InputError: the loss stopped being a number.
+    """
+    known = KnownAnswers(np.concatenate(split), num_relations=found.model.num_relations)
+    valid, history = split.valid[: config.max_ranked], found.history
+    left = (config.epochs - history.epoch) * len(split.train)
+    with progress("kg embed: training triples", left) as shown:
+        while history.epoch < config.epochs and not _stopped(history, config, validated=len(valid) > 0):
+            _one_epoch(found, config, shown)
+            late = config.max_minutes > 0 and history.seconds > 60 * config.max_minutes
+            if len(valid) and (late or history.epoch == config.epochs or history.epoch % config.evaluate_every == 0):
+                mrr = rank(found.model, valid, known).metrics()["mrr"]
+                found.offer(mrr, keep_older=config.save_every > 0)
+                shown.figures["MRR"] = mrr
+            if config.save_every and (history.epoch % config.save_every == 0 or history.epoch == config.epochs):
+                found.save()
+    found.restore_best()
+
+
+def rank(model: TransE, triples: np.ndarray, known: KnownAnswers) -> Ranks:
+    """Filtered ranks of `triples`, with progress."""
+    with progress("kg embed: ranking triples", len(triples)) as shown:
+        size = fitting_batch_size(len(model.entities) - 1)
+        return rank_triples(triples, model.score_all, known, batch_size=size, on_batch=shown.advance)
+
+
+def _stopped(history: History, config: EmbedConfig, *, validated: bool) -> bool:
+    """Whether training is over before its epochs are; notes why."""
+    if config.max_minutes > 0 and history.seconds > 60 * config.max_minutes:
+        history.stopped_by = "max_minutes"
+        return True
+    unrewarded = (history.epoch - history.best_epoch) // config.evaluate_every
+    if validated and history.best_mrr is not None and config.patience and unrewarded >= config.patience:
+        history.stopped_by = "patience"
+        return True
+    return False
+
+
+def _one_epoch(found: Training, config: EmbedConfig, shown: Progress) -> None:
+    history, trainer = found.history, found.trainer
+    if config.learning_rate_schedule == "linear":
+        trainer.set_learning_rate(config.learning_rate * (1 - history.epoch / config.epochs))
+    started, before, seen = time.perf_counter(), history.triples_seen, 0
+
+    def on_step(triples: int) -> None:
+        nonlocal seen
+        seen += triples
+        passed = history.seconds + time.perf_counter() - started
+        shown.advance(triples, **{"triples/s": f"{(before + seen) / max(passed, 1e-9):,.0f}"})
+
+    try:
+        loss = trainer.epoch(on_step)
+    except Diverged as error:
+        raise InputError(f"training stopped after {seen:,} triples of epoch {history.epoch + 1}: {error}") from None
+    history.seconds += time.perf_counter() - started
+    history.triples_seen += seen
+    history.steps += trainer.steps_per_epoch
+    history.loss_curve.append({"step": history.steps, "loss": loss})
+    shown.figures["loss"] = loss
