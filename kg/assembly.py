@@ -101,9 +101,11 @@ def _records(parts: Parts, dropped: Counter[str]) -> tuple[pa.Table, dict[str, i
         names = table["id"].to_pylist()
         fresh = np.ones(len(names), bool)
         for place, name in enumerate(names):
-            if rows.setdefault(name, len(rows) + FIRST_ENTITY_ROW) != len(rows) or repeated[name]:
+            if name in rows:
                 fresh[place] = False
                 repeated[name] += 1
+            else:
+                rows[name] = len(rows) + FIRST_ENTITY_ROW
         tables.append(table if fresh.all() else table.filter(pa.array(fresh)))
     if repeated:
         _refuse_two_records(parts, set(repeated))

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from safetensors.numpy import load_file
 
+from kg import fitting
 from kg.artifact import open_artifact, write_artifact
 from kg.embed import EmbedConfig, run
 from kg.errors import InputError
@@ -183,3 +184,99 @@ def test_what_a_user_can_cause_is_one_line(tmp_path):
     with pytest.raises(InputError, match="no triple is left"):
         run(EmbedConfig(graph=single, output=tmp_path / "v", leave_out=(facts,)))
     assert not list(tmp_path.glob("v*")), "a failed run leaves no folder"
+
+
+def digests(folder):
+    return {name: entry["sha256"] for name, entry in open_artifact(folder, stage="kg embed").data["files"].items()}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("stop_after", [1, 4, 5, 9])
+def test_a_training_interrupted_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, stop_after):
+    """A resumed run that draws other negatives, or forgets the best table, ends as another run with the same name."""
+    folder = cube_graph(tmp_path / "graph", 4)
+    settings = SMALL | {"epochs": 10, "evaluate_every": 2, "save_every": 3, "valid": 0.1, "test": 0.1, "patience": 0}
+    undisturbed = run(EmbedConfig(graph=folder, output=tmp_path / "whole", **settings))
+    config, original, epochs = EmbedConfig(graph=folder, output=tmp_path / "cut", **settings), fitting._one_epoch, []
+
+    def one_epoch(found, *rest):
+        if len(epochs) == stop_after:
+            raise KeyboardInterrupt
+        epochs.append(found.history.epoch)
+        original(found, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fitting, "_one_epoch", one_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+    begun = []
+    monkeypatch.setattr(fitting, "_one_epoch", lambda found, *rest: (begun.append(1), original(found, *rest)))
+    run(config)
+    assert len(begun) == 10 - stop_after // 3 * 3, "it did not go on from its checkpoint"
+    assert digests(config.output) == digests(undisturbed)
+    manifests = [open_artifact(path, stage="kg embed").figures for path in (config.output, undisturbed)]
+    for name in ("loss_curve", "validation_curve", "best_epoch", "mrr"):
+        assert manifests[0][name] == manifests[1][name], name
+
+
+def test_both_engines_make_tables_of_the_same_worth(tmp_path):
+    """`auto` picks by speed alone."""
+    folder = cube_graph(tmp_path / "graph")
+    figures = []
+    for engine in ("torch", "fused"):
+        config = EmbedConfig(
+            graph=folder, output=tmp_path / engine, engine=engine, valid=0.05, test=0.05, epochs=12, **SMALL
+        )
+        figures.append(open_artifact(run(config), stage="kg embed").figures)
+    assert [f["engine"] for f in figures] == ["torch", "fused"]
+    assert figures[0]["loss_curve"][0]["loss"] == pytest.approx(figures[1]["loss_curve"][0]["loss"], rel=1e-4)
+    assert figures[0]["mrr"] == pytest.approx(figures[1]["mrr"], abs=0.05)
+
+
+def test_a_published_split_is_kept(tmp_path):
+    """Figures on another split than the published one compare with nobody's."""
+    folder = cube_graph(tmp_path / "graph")
+    graph = KnowledgeGraph.load(folder)
+    splits = np.zeros(graph.num_triples, np.int8)
+    splits[3::20], splits[7::20] = 1, 2
+    tables = {"entities": graph.entities, "relations": graph.relations, "aliases": graph.aliases}
+    with write_artifact(MadeConfig(output=tmp_path / "published"), stage="kg build") as writer:
+        KnowledgeGraph(**tables, triples=graph.triples, splits=splits).save(writer.path)
+    config = EmbedConfig(graph=tmp_path / "published", output=tmp_path / "v", epochs=2, **SMALL)
+    manifest = open_artifact(run(config), stage="kg embed")
+    names = ("train_triples", "valid_triples", "test_triples")
+    assert [manifest.counts[name] for name in names] == [int((splits == n).sum()) for n in range(3)]
+    assert manifest.figures["split"] == "published"
+    with pytest.raises(InputError, match="no published split"):
+        run(EmbedConfig(graph=folder, output=tmp_path / "w", split="published", **SMALL))
+
+
+def test_new_entities_start_where_their_neighbours_expect_them(tmp_path):
+    """A warm start that lost the ids, or the direction of a relation, is a random start with a good name."""
+    import torch
+
+    from kg.ranking import KnownAnswers, rank_triples
+    from kg.transe import TransE
+    from kg.warm_start import start_from
+
+    whole = KnowledgeGraph.load(cube_graph(tmp_path / "graph"))
+    old = [row for row in range(1, 244) if row % 10]
+    inside = np.isin(whole.triples[:, [0, 2]], old).all(1)
+    folder = made_graph(tmp_path / "old", whole.triples[inside], 243, 5)
+    config = EmbedConfig(graph=folder, output=tmp_path / "v", epochs=60, valid=0.05, test=0.05, **SMALL)
+    run(config)
+
+    def fresh():
+        generator = torch.Generator().manual_seed(7)
+        return TransE.initialised(num_entities=243, num_relations=5, dim=16, scale=0.1, generator=generator)
+
+    model, ids = fresh(), [f"e{row}" for row in range(1, 244)]
+    counts = start_from(model, config.output, whole.triples, entity_ids=ids, relation_ids=[f"r{a}" for a in range(5)])
+    assert counts["entities_copied"] == len(old)
+    assert counts["entities_from_neighbours"] == 24
+    assert counts["relations_copied"] == 5
+    known = KnownAnswers(whole.triples, num_relations=5)
+    warm, cold = (rank_triples(whole.triples[~inside], m.score_all, known).metrics()["mrr"] for m in (model, fresh()))
+    assert warm > 0.3 > 5 * cold
+    with pytest.raises(InputError, match="dim"):
+        run(EmbedConfig(graph=folder, output=tmp_path / "w", warm_start=config.output, **(SMALL | {"dim": 8})))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import importlib.util
 import json
 import subprocess
 import sys
@@ -18,14 +20,14 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from kg.aliases import AliasTable
+from kg.aliases import AliasWeights, alias_table
 from kg.artifact import open_artifact
 from kg.build import BuildConfig, run
 from kg.errors import InputError
 from kg.graph import KnowledgeGraph
 from kg.info import ambiguous_alias_share, degree_histogram, degree_table, degrees, triples_per_relation
-from kg.readers.table import READERS
-from kg.records import Alias, Entity
+from kg.readers.table import READERS, Reader
+from kg.records import Alias, Batch, Entity, RawGraph
 
 REAL = Path("/usr/share/wordnet")
 TRIPLES = """\
@@ -144,21 +146,26 @@ def test_wrong_settings_are_refused_and_leave_nothing(source, tmp_path, settings
 )
 def test_priors_are_the_formula(entities, smoothing):
     """Against plain dictionaries: p = (count + s / (1 + rank)) / sum, equal surfaces of an entity joined."""
-    table = AliasTable(min_length=2, smoothing=smoothing)
+    policy, counted = AliasWeights(min_length=2, smoothing=smoothing), Counter()
+    places: list[tuple[str, int, float]] = []
     weights = defaultdict(dict)
     dropped = Counter()
     for row, aliases in enumerate(entities, 1):
-        table.add(row, Entity(str(row), "x", tuple(Alias(*alias) for alias in aliases)))
+        kept = policy.of((Alias(*alias) for alias in aliases), counted)
+        places += [(surface, row, weight) for surface, weight in kept.items()]
         for surface in {" ".join(name.split()) for name, _, _ in aliases}:
             same = [(count, rank) for name, count, rank in aliases if " ".join(name.split()) == surface]
             if len(surface) < 2:
                 dropped["short_alias" if surface else "empty_alias"] += len(same)
             else:
                 weights[surface][row] = sum(c for c, _ in same) + smoothing / (1 + min(r for _, r in same))
-    found = {(row["alias"], row["entity"]): row["prior"] for row in table.table().to_pylist()}
+    surfaces, rows, sizes = ([place[column] for place in places] for column in range(3))
+    found = alias_table(pa.chunked_array([pa.array(surfaces, pa.string())]), np.array(rows, np.int32), np.array(sizes))
+    assert found == found.sort_by([("alias", "ascending"), ("prior", "descending"), ("entity", "ascending")])
+    found = {(row["alias"], row["entity"]): row["prior"] for row in found.to_pylist()}
     expected = {(s, row): w / sum(of.values()) for s, of in weights.items() for row, w in of.items()}
     assert found == pytest.approx(expected, rel=1e-6)
-    assert table.dropped == dropped
+    assert counted == dropped
 
 
 def test_figures_agree_with_networkx(source, tmp_path):
@@ -203,8 +210,169 @@ def test_importing_the_stage_is_light():
 
 def test_every_reader_says_what_it_reads():
     """The error for a missing source quotes it."""
-    assert set(READERS) == {"wordnet", "tsv"}
     assert all(reader.reads for reader in READERS.values())
+    for name, reader in READERS.items():
+        assert reader.module == f"kg.readers.{name}"
+        assert Path(importlib.util.find_spec(reader.module).origin).exists(), name
+
+
+def published(folder, **files):
+    folder.mkdir()
+    for name, lines in files.items():
+        packed = "".join(f"{line}\n" for line in lines).replace(" ", "\t").encode()
+        (folder / f"{name}.tsv.gz").write_bytes(gzip.compress(packed))
+    return folder
+
+
+def test_a_published_split_goes_with_its_triples(tmp_path):
+    """A test triple that is also a training triple, or moved with the filters, makes any score look good."""
+    source = published(
+        tmp_path / "source",
+        train=["a r b", "b r c", "a s c", "a r b"],
+        valid=["c r a", "b r c"],
+        test=["a r d", "d s d", "c r a"],
+    )
+    graph, manifest = built(source, tmp_path, min_alias_length=1)
+    split_of = dict(zip(named(graph), graph.splits.tolist(), strict=True))
+    expected = {("a", "r", "b"): 0, ("b", "r", "c"): 0, ("a", "s", "c"): 0, ("c", "r", "a"): 1, ("a", "r", "d"): 2}
+    assert split_of == expected
+    assert manifest.dropped == {"duplicate_triple": 1, "duplicate_across_splits": 2, "self_loop": 1}
+    assert manifest.figures["unseen_test_entities"] == 1
+    assert manifest.figures["unseen_valid_entities"] == 0
+    assert pq.read_schema(tmp_path / "graph" / "triples.parquet").names == ["head", "relation", "tail", "split"]
+    graph, _ = built(source, tmp_path, keep_self_loops=True)
+    assert ("d", "s", "d") in named(graph)
+    without = published(tmp_path / "half", valid=["a r b"])
+    with pytest.raises(InputError, match=r"expected triples\.tsv in it"):
+        built(without, tmp_path)
+
+
+def test_filters_apply_to_the_graph_that_is_written(source, tmp_path):
+    """Filters are tested by themselves; here it is that every option reaches its own, on rows that fit."""
+    (source / "entities.jsonl").write_text(
+        RECORDS
+        + '{"id": "italy", "types": ["country"], "count": 50}\n{"id": "milan", "types": ["city"], "count": 20}\n'
+    )
+    everything = named(built(source, tmp_path)[0])
+    assert len(everything) == 5
+    found, manifest = built(source, tmp_path, types_allow=("city", "country"))
+    assert set(named(found)) == {("rome", "in", "italy"), ("milan", "in", "italy"), ("rome", "likes", "milan")}
+    assert manifest.dropped["type_not_allowed"] == 2
+    found, _ = built(source, tmp_path, types_deny=("city",))
+    assert set(named(found)) == {("italy", "in", "europe")}
+    found, manifest = built(source, tmp_path, min_count=20)
+    assert set(named(found)) == {("milan", "in", "italy")}
+    assert manifest.dropped["low_count"] == 4
+    found, manifest = built(source, tmp_path, k_core=2, keep_isolated=False)
+    assert set(named(found)) == {("rome", "in", "italy"), ("milan", "in", "italy"), ("rome", "likes", "milan")}
+    assert found.num_entities == 3
+    assert manifest.dropped["isolated_entity"] == 3
+    found, _ = built(source, tmp_path, min_relation_triples=2)
+    assert {relation for _, relation, _ in named(found)} == {"in"}
+    found, _ = built(source, tmp_path, min_degree=2)
+    assert ("x", "in", "rome") not in named(found)
+    facts = tmp_path / "facts.tsv"
+    facts.write_text("italy\tx\trome\nmilan\tin\tnowhere\n")
+    found, manifest = built(source, tmp_path, leave_out=(facts,))
+    assert set(named(found)) == {("italy", "in", "europe"), ("rome", "likes", "milan"), ("x", "in", "rome")}
+    assert manifest.dropped["fact_pair"] == 1
+    assert manifest.dropped["fact_head_relation"] == 1
+
+
+@pytest.mark.faults
+def test_what_is_too_long_is_cut_and_counted(tmp_path):
+    """A label of ten megabytes would be read, indexed and printed by every stage after this one."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "triples.tsv").write_text("a\tr\tb\n")
+    (source / "entities.jsonl").write_text(json.dumps({"id": "a", "label": "x" * 10_000_000}) + "\n")
+    graph, manifest = built(source, tmp_path)
+    assert len(graph.labels[1]) == 1_000
+    assert manifest.dropped == {"label_cut": 1, "long_alias": 1, "short_alias": 1}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("content", [b"", b"\n\n \n"])
+def test_an_empty_source_is_no_graph(tmp_path, content):
+    """An artifact of nothing would fail three stages later."""
+    (tmp_path / "triples.tsv").write_bytes(content)
+    with pytest.raises(InputError, match="no triple is left"):
+        built(tmp_path / "triples.tsv", tmp_path)
+
+
+@pytest.mark.faults
+def test_a_newer_artifact_is_refused(source, tmp_path):
+    """Read as if it were of today, it would be misread."""
+    built(source, tmp_path)
+    path = tmp_path / "graph" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99, "version": "9.0"}))
+    with pytest.raises(InputError, match=r"format 99, written by version 9\.0"):
+        KnowledgeGraph.load(tmp_path / "graph")
+
+
+def dump_reader(monkeypatch, *, fails_after=None):
+    """A made reader of ten batches that can fail; what it was asked to begin at."""
+    begun = []
+
+    def read(source, options):
+        begun.append(options.position)
+
+        def batches():
+            for number in range(options.position, 10):
+                if number == fails_after:
+                    raise InputError("the dump was cut off")
+                records = [Entity(f"e{number}", f"Entity {number}", (Alias(f"Entity {number}"),))]
+                yield Batch(
+                    entities=records,
+                    heads=[f"e{number}"],
+                    relation_ids=["next"],
+                    tails=[f"e{number + 1}"],
+                    dropped=Counter(odd=1),
+                    position=number + 1,
+                )
+
+        return RawGraph(batches(), closed=True)
+
+    made = importlib.util.module_from_spec(importlib.util.spec_from_loader("made_reader", None))
+    made.read = read
+    monkeypatch.setitem(sys.modules, "made_reader", made)
+    monkeypatch.setitem(READERS, "made", Reader("made_reader", "anything", resumable=True))
+    return begun
+
+
+@pytest.mark.faults
+def test_an_interrupted_read_goes_on_where_it_was(tmp_path, monkeypatch):
+    """A dump takes hours: reading it again from the beginning, or twice in part, must not happen."""
+    (tmp_path / "dump").write_text("x")
+    configs = [BuildConfig(reader="made", source=str(tmp_path / "dump"), output=tmp_path / name) for name in "ab"]
+    dump_reader(monkeypatch)
+    run(configs[0])
+    dump_reader(monkeypatch, fails_after=6)
+    with pytest.raises(InputError, match="cut off"):
+        run(configs[1])
+    begun = dump_reader(monkeypatch)
+    run(configs[1])
+    assert begun == [6]
+    first, second = (open_artifact(config.output, stage="kg build") for config in configs)
+    assert first.data["files"] == second.data["files"]
+    assert first.dropped == second.dropped == {"odd": 10, "unknown_entity": 1}
+    assert first.counts["triples"] == 9
+
+
+@pytest.mark.faults
+def test_two_records_of_one_id_are_refused_and_equal_ones_counted(tmp_path, monkeypatch):
+    """The later record would win, or the earlier: nobody knows which label the model learnt."""
+    records = [Entity("a", "A"), Entity("b", "B"), Entity("a", "A")]
+    batches = [Batch(entities=records, heads=["a"], relation_ids=["r"], tails=["b"])]
+    made = importlib.util.module_from_spec(importlib.util.spec_from_loader("made_reader", None))
+    made.read = lambda source, options: RawGraph(iter(batches))
+    monkeypatch.setitem(sys.modules, "made_reader", made)
+    monkeypatch.setitem(READERS, "made", Reader("made_reader", "anything"))
+    config = BuildConfig(reader="made", source=str(tmp_path), output=tmp_path / "graph")
+    assert open_artifact(run(config), stage="kg build").dropped["duplicate_record"] == 1
+    batches.append(Batch(entities=[Entity("b", "Bee")]))
+    with pytest.raises(InputError, match="'b' has two: labels 'B' and 'Bee'"):
+        run(config)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 from kg.errors import InputError
 from kg.readers import wordnet
 from kg.readers.table import locate_source
-from kg.records import Alias, Triple
+from kg.records import Alias, ReadOptions, Triple
 
 REAL = Path("/usr/share/wordnet")
 LICENCE = "  1 This software and database is being provided to you, the LICENSEE, by  \n"
@@ -52,8 +52,12 @@ def write_database(folder, *, counts=True):
 
 
 def walk(folder):
-    raw = wordnet.read(folder)
-    return {entity.id: entity for entity in raw.entities}, list(raw.triples), raw.dropped
+    entities, triples, dropped = {}, [], Counter()
+    for batch in wordnet.read(folder, ReadOptions()).batches:
+        entities |= {entity.id: entity for entity in batch.entities}
+        triples += [Triple(*names) for names in zip(batch.heads, batch.relation_ids, batch.tails, strict=True)]
+        dropped += batch.dropped
+    return entities, triples, dropped
 
 
 def replace(path, old, new):
@@ -158,7 +162,7 @@ def test_a_missing_file_is_named(database, file):
     """Without counts every sense would be equally likely, and linking a little worse."""
     (database / file).unlink()
     with pytest.raises(InputError, match=re.escape(file)):
-        wordnet.read(database)
+        walk(database)
 
 
 def test_auto_goes_by_the_variable_then_by_the_usual_places(database, tmp_path, monkeypatch):
