@@ -54,9 +54,7 @@ READERS: dict[str, Reader] = {
     "wikidata_json": Reader(
         "kg.readers.wikidata_json", "a Wikidata JSON dump (.json, .gz, .bz2, .zst)", resumable=True
     ),
-    "rdf": Reader(
-        "kg.readers.rdf", "an RDF file (.nt, .ttl, .nq, .trig, .rdf, .owl; also .gz, .bz2, .zst)", resumable=True
-    ),
+    "rdf": Reader("kg.readers.rdf", "an RDF file (.nt, .nq, .ttl, .trig, .rdf, .owl, .xml; also .gz, .bz2, .zst)"),
     "openke": Reader("kg.readers.openke", "an OpenKE folder (entity2id.txt, relation2id.txt, train2id.txt)"),
     "networkx": Reader("kg.readers.networkx", "a graph of networkx: .graphml, .json (node-link), or an edge list"),
     "obo": Reader("kg.readers.obo", "an ontology in OBO format (.obo; also .gz, .bz2, .zst)"),
