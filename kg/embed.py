@@ -23,8 +23,8 @@ from kg.filters import fact_rows, read_facts, task_facts, without_facts
 from kg.fitting import Training, begin, fit, rank
 from kg.graph import KnowledgeGraph
 from kg.index import VectorIndex
-from kg.ranking import KnownAnswers, metrics_by_relation
-from kg.split import TripleSplit, split_triples
+from kg.ranking import KnownAnswers, cardinalities, metrics_by_cardinality, metrics_by_relation
+from kg.split import TripleSplit, audit, split_triples
 from kg.transe import TransE
 from kg.warm_start import start_from
 
@@ -126,6 +126,10 @@ def _note_unseen(split: TripleSplit, writer: ArtifactWriter) -> None:
     for name, held_out in (("valid", split.valid), ("test", split.test)):
         strange = np.setdiff1d(held_out[:, [0, 2]], split.train[:, [0, 2]])
         writer.counts[f"unseen_{name}_entities"] = len(strange)
+    held_out = np.concatenate([split.valid, split.test])
+    num_relations = int(np.concatenate(split)[:, 1].max(initial=0)) + 1
+    found = audit(split.train, held_out, num_relations)
+    writer.figures["split_audit"] = {name: value for name, value in found.items() if name != "relations"}
 
 
 def _own_split(triples: np.ndarray, config: EmbedConfig) -> tuple[TripleSplit, str]:
@@ -180,6 +184,9 @@ def _measure(model: TransE, split: TripleSplit, reason: str, graph: KnowledgeGra
             line | {"relation": graph.relation_vocab.identifier(int(line["relation"]))}
             for line in metrics_by_relation(split.test, ranks)
         ],
+        test_by_cardinality=metrics_by_cardinality(
+            split.test, ranks, cardinalities(np.concatenate(split), num_relations=graph.num_relations)
+        ),
     )
     writer.headline = f"filtered MRR {figures['mrr']:.3f}, hits@10 {figures['hits@10']:.3f}"
 
@@ -192,7 +199,10 @@ def _write(model: TransE, graph: KnowledgeGraph, writer: ArtifactWriter, *, thre
         raise InputError(f"the id {broken!r} has a line break; ids are written one a line, rename it")
     relations = model.relations[: graph.num_relations].contiguous()
     save_file({"entity_embeddings": model.entities}, writer.path / "entity_embeddings.safetensors")
-    save_file({"relation_embeddings": relations}, writer.path / "relation_embeddings.safetensors")
+    tables = {"relation_embeddings": relations}
+    if model.reciprocal:
+        tables["inverse_relation_embeddings"] = model.relations[graph.num_relations :].contiguous()
+    save_file(tables, writer.path / "relation_embeddings.safetensors")
     for name, of in (("vocabulary.txt", ids), ("relations.txt", graph.relation_vocab.identifiers)):
         with (writer.path / name).open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(f"{identifier}\n" for identifier in of)

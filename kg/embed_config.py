@@ -34,7 +34,7 @@ class EmbedConfig:
     temperature: float = 1.0
     """Alpha of self_adversarial: 0 weighs all negatives alike."""
     reciprocal: bool = False
-    """Gives every relation a second vector for the question "which head?"; only the first is written."""
+    """Gives every relation a second vector, for the question "which head?"; written as inverse_relation_embeddings."""
     learning_rate: float = 0.2
     """Of row-wise Adagrad."""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"

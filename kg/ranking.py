@@ -55,55 +55,6 @@ class KnownAnswers:
         return (entity * self._num_relations + triples[:, 1]) * 2 + side
 
 
-class KnownQueries:
-    """For each entity, the questions it is a true answer to: finds the negatives that are no negatives.
-
-    A uniform negative answers few questions (the graph's mean degree), so a batch costs
-    num_negatives * mean degree look-ups, whatever the hubs among its triples.
-    """
-
-    def __init__(self, triples: Tensor, *, num_entities: int, num_relations: int) -> None:
-        """triples: (n, 3) int64, the training triples."""
-        self._rows, self._num_relations = num_entities + 1, num_relations
-        self._num_questions = 2 * self._rows * num_relations
-        answers = torch.cat([triples[:, 2], triples[:, 0] + self._rows])
-        self._questions = self._question(triples).view(-1)[torch.argsort(answers, stable=True)]
-        counts = torch.bincount(answers, minlength=2 * self._rows)
-        self._ends = counts.cumsum(0)
-        self._counts = counts
-
-    def true_negatives(self, triples: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Positions (block, query, negative) in the score tensor of `TransE.gradient` that hold true triples."""
-        blocks, num_negatives = negatives.shape
-        block = torch.arange(blocks).unsqueeze(1)
-        asked = (self._question(triples).view(blocks, -1) + block * self._num_questions).view(-1)
-        asked, order = asked.sort()
-        answers = (negatives + (block >= blocks // 2) * self._rows).view(-1)
-        slot, entry = _expand(self._ends[answers] - self._counts[answers], self._counts[answers])
-        answered = self._questions[entry] + (slot // num_negatives) * self._num_questions
-        first = torch.searchsorted(asked, answered)
-        found = torch.searchsorted(asked, answered, right=True) - first
-        hit = found.nonzero().view(-1)
-        which, entry = _expand(first[hit], found[hit])
-        query, slot = order[entry], slot[hit[which]]
-        per_block = len(asked) // blocks
-        return query // per_block, query % per_block, slot % num_negatives
-
-    def _question(self, triples: Tensor) -> Tensor:
-        """(2, n): the number of the question (side, entity, relation) each triple answers on each side."""
-        head, relation, tail = triples.unbind(1)
-        ask_tail = head * self._num_relations + relation
-        ask_head = (tail + self._rows) * self._num_relations + relation
-        return torch.stack([ask_tail, ask_head])
-
-
-def _expand(starts: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Each range [start, start + count) written out: (which range, position), both of length counts.sum()."""
-    which = torch.repeat_interleave(torch.arange(len(counts)), counts)
-    before = counts.cumsum(0) - counts
-    return which, torch.arange(len(which)) - before[which] + starts[which]
-
-
 @dataclass(frozen=True, slots=True)
 class Ranks:
     """Ranks from 1, shape (num_triples, 2): column 0 for the tail, column 1 for the head."""

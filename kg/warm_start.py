@@ -27,6 +27,8 @@ def start_from(
     triples: int (n, 3), training triples of the new graph. entity_ids, relation_ids: names by row, entities from
         row 1. Rows that neither the artifact nor a neighbour says anything of keep their random start.
 
+    A model with reciprocal relations keeps its random start for the inverse ones.
+
     Returns: how many `entities_copied`, `entities_from_neighbours`, `entities_fresh`, and the same of relations.
 
     Raises:
