@@ -58,6 +58,7 @@ STAGES: dict[str, Stage] = {
     "kg embed": Stage(
         "kg.embed", "EmbedConfig", "TransE vectors of a graph, ranked on held-out facts, indexed in faiss"
     ),
+    "kg tune": Stage("kg.tune", "TuneConfig", "a small search over TransE's settings, judged on validation triples"),
     "kg export": Stage(
         "kg.export",
         "ExportConfig",

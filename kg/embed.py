@@ -41,8 +41,8 @@ def run(config: EmbedConfig) -> Path:
     """
     graph = KnowledgeGraph.load(config.graph)
     resumable = config.save_every > 0
-    with write_artifact(config, stage=STAGE, resumable=resumable) as writer, _torch_threads(config.threads) as threads:
-        split, reason = _split(graph, config, writer)
+    with write_artifact(config, stage=STAGE, resumable=resumable) as writer, torch_threads(config.threads) as threads:
+        split, reason = split_graph(graph, config, writer)
         found = _train(split, graph, config, writer)
         _blank_untrained(found.model, split.train, graph, writer)
         writer.counts.update(
@@ -77,7 +77,7 @@ def _train(split: TripleSplit, graph: KnowledgeGraph, config: EmbedConfig, write
     return found
 
 
-def _split(graph: KnowledgeGraph, config: EmbedConfig, writer: ArtifactWriter) -> tuple[TripleSplit, str]:
+def split_graph(graph: KnowledgeGraph, config: EmbedConfig, writer: ArtifactWriter) -> tuple[TripleSplit, str]:
     """Train, validation and test without what the tasks will ask for; and why nothing is held out, where so."""
     if config.split == "published" and graph.splits is None:
         raise InputError(f"{config.graph}: its source had no published split; set split to own or auto")
@@ -222,7 +222,7 @@ def _write(model: TransE, graph: KnowledgeGraph, writer: ArtifactWriter, *, thre
 
 
 @contextmanager
-def _torch_threads(threads: int) -> Iterator[int]:
+def torch_threads(threads: int) -> Iterator[int]:
     """torch's pool of this size for the block; 0 leaves it as it is. Gives the size."""
     before = torch.get_num_threads()
     if threads:

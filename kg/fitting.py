@@ -191,7 +191,7 @@ def fit(found: Training, split: TripleSplit, config: EmbedConfig) -> None:
     left = (config.epochs - history.epoch) * len(split.train)
     with progress("kg embed: training triples", left) as shown:
         while history.epoch < config.epochs and not _stopped(history, config, validated=len(valid) > 0):
-            _one_epoch(found, config, shown)
+            one_epoch(found, config, shown)
             late = config.max_minutes > 0 and history.seconds > 60 * config.max_minutes
             if len(valid) and (late or history.epoch == config.epochs or history.epoch % config.evaluate_every == 0):
                 mrr = rank(found.model, valid, known).metrics()["mrr"]
@@ -221,7 +221,12 @@ def _stopped(history: History, config: EmbedConfig, *, validated: bool) -> bool:
     return False
 
 
-def _one_epoch(found: Training, config: EmbedConfig, shown: Progress) -> None:
+def one_epoch(found: Training, config: EmbedConfig, shown: Progress) -> None:
+    """Trains one epoch at the rate the schedule gives it, and notes what it took.
+
+    Raises:
+        InputError: the loss stopped being a number.
+    """
     history, trainer = found.history, found.trainer
     if config.learning_rate_schedule == "linear":
         trainer.set_learning_rate(config.learning_rate * (1 - history.epoch / config.epochs))

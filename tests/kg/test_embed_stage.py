@@ -197,20 +197,20 @@ def test_a_training_interrupted_goes_on_as_if_nothing_had_happened(tmp_path, mon
     folder = cube_graph(tmp_path / "graph", 4)
     settings = SMALL | {"epochs": 10, "evaluate_every": 2, "save_every": 3, "valid": 0.1, "test": 0.1, "patience": 0}
     undisturbed = run(EmbedConfig(graph=folder, output=tmp_path / "whole", **settings))
-    config, original, epochs = EmbedConfig(graph=folder, output=tmp_path / "cut", **settings), fitting._one_epoch, []
+    config, original, epochs = EmbedConfig(graph=folder, output=tmp_path / "cut", **settings), fitting.one_epoch, []
 
-    def one_epoch(found, *rest):
+    def cut_epoch(found, *rest):
         if len(epochs) == stop_after:
             raise KeyboardInterrupt
         epochs.append(found.history.epoch)
         original(found, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(fitting, "_one_epoch", one_epoch)
+        patched.setattr(fitting, "one_epoch", cut_epoch)
         with pytest.raises(KeyboardInterrupt):
             run(config)
     begun = []
-    monkeypatch.setattr(fitting, "_one_epoch", lambda found, *rest: (begun.append(1), original(found, *rest)))
+    monkeypatch.setattr(fitting, "one_epoch", lambda found, *rest: (begun.append(1), original(found, *rest)))
     run(config)
     assert len(begun) == 10 - stop_after // 3 * 3, "it did not go on from its checkpoint"
     assert digests(config.output) == digests(undisturbed)
