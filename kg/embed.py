@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
 
@@ -23,7 +25,9 @@ from kg.filters import fact_rows, read_facts, task_facts, without_facts
 from kg.fitting import Training, begin, fit, rank
 from kg.graph import KnowledgeGraph
 from kg.index import VectorIndex
+from kg.inductive import fill, text_encoder
 from kg.ranking import KnownAnswers, cardinalities, metrics_by_cardinality, metrics_by_relation
+from kg.sources import resolve_source
 from kg.split import TripleSplit, audit, split_triples
 from kg.transe import TransE
 from kg.warm_start import start_from
@@ -54,7 +58,10 @@ def run(config: EmbedConfig) -> Path:
         )
         writer.figures.update(found.figures(), threads=threads)
         _measure(found.model, split, reason, graph, writer)
-        _write(found.model, graph, writer, threads=threads, seed=config.seed)
+        trained = found.model.entities.any(1).numpy()
+        if config.inductive:
+            _fill_from_texts(found.model, graph, config, writer)
+        _write(found.model, graph, writer, indexed=trained, threads=threads, seed=config.seed)
     return config.output
 
 
@@ -164,6 +171,25 @@ def _blank_untrained(model: TransE, train: np.ndarray, graph: KnowledgeGraph, wr
     writer.dropped.update({reason: count for reason, count in reasons.items() if count})
 
 
+def _fill_from_texts(model: TransE, graph: KnowledgeGraph, config: EmbedConfig, writer: ArtifactWriter) -> None:
+    """Vectors from descriptions for the rows that have none, and the list of them; after all figures are taken."""
+    descriptions = graph.entities["description"].to_pylist()
+    texts = ["", *(f"{label}: {of}" if of else "" for label, of in zip(graph.labels[1:], descriptions, strict=True))]
+    encoder = text_encoder(resolve_source(config.inductive))
+    rows, found = fill(model.entities.numpy(), texts, encoder, seed=config.seed)
+    ids = [graph.entity_vocab.identifier(row) for row in rows.tolist()]
+    table = pa.table({"row": pa.array(rows, pa.int32()), "id": pa.array(ids, pa.string())})
+    pq.write_table(table, writer.path / "inductive_entities.parquet")
+    writer.counts["inductive_entities"] = len(rows)
+    if found is not None:
+        writer.figures["inductive"] = {
+            "cosine": found.cosine,
+            "baseline_cosine": found.baseline,
+            "ridge": found.ridge,
+            "num_fitted": found.num_fitted,
+        }
+
+
 def _measure(model: TransE, split: TripleSplit, reason: str, graph: KnowledgeGraph, writer: ArtifactWriter) -> None:
     """Filtered test figures of the table as it is written, or `mrr: null` and the reason there are none."""
     if reason:
@@ -191,8 +217,10 @@ def _measure(model: TransE, split: TripleSplit, reason: str, graph: KnowledgeGra
     writer.headline = f"filtered MRR {figures['mrr']:.3f}, hits@10 {figures['hits@10']:.3f}"
 
 
-def _write(model: TransE, graph: KnowledgeGraph, writer: ArtifactWriter, *, threads: int, seed: int) -> None:
-    """The two tables, the ids of their rows, and the index of the entities that have a vector."""
+def _write(
+    model: TransE, graph: KnowledgeGraph, writer: ArtifactWriter, *, indexed: np.ndarray, threads: int, seed: int
+) -> None:
+    """The two tables, the ids of their rows, and the index of the entities that were trained (`indexed`: by row)."""
     ids = graph.entity_vocab.identifiers
     broken = next((name for name in (*ids, *graph.relation_vocab) if "\n" in name or "\r" in name), None)
     if broken is not None:
@@ -207,7 +235,7 @@ def _write(model: TransE, graph: KnowledgeGraph, writer: ArtifactWriter, *, thre
         with (writer.path / name).open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(f"{identifier}\n" for identifier in of)
     vectors = model.entities.numpy()
-    rows = np.flatnonzero(np.abs(vectors).max(axis=1) > 0)
+    rows = np.flatnonzero(indexed)
     index = VectorIndex.build(vectors[rows], [ids[row - 1] for row in rows], "cosine", threads=threads, seed=seed)
     index.save(writer.path)
     writer.counts["indexed_entities"] = len(index)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from kg.errors import InputError
+from kg.sources import source_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,10 @@ class EmbedConfig:
     auto = published where the graph has such a split."""
     warm_start: Path | None = None
     """An older vectors artifact: what it knows by the same id starts there, a new entity where its neighbours say."""
+    inductive: str = ""
+    """A text encoder's folder (`package:NAME/path` inside an installed package): an entity without a trained vector
+    gets one from its label and description; such rows are listed in inductive_entities.parquet. Empty = they stay
+    zero."""
     dim: int = 100
     """Numbers in a vector."""
     norm: Literal["l1", "l2"] = "l2"
@@ -78,7 +83,8 @@ class EmbedConfig:
     def inputs(self) -> dict[str, Path]:
         named = {f"leave_out_{number}": path for number, path in enumerate(self.leave_out)}
         older = {} if self.warm_start is None else {"warm_start": self.warm_start}
-        return {"graph": self.graph, **named, **older}
+        encoder = {"inductive": source_path(self.inductive)} if self.inductive else {}
+        return {"graph": self.graph, **named, **older, **encoder}
 
     def __post_init__(self) -> None:
         positive = ("dim", "learning_rate", "init_scale", "num_negatives", "chunk_size", "batch_size", "epochs")
