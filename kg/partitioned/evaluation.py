@@ -1,0 +1,145 @@
+"""Link prediction against a table on disk: filtered ranks among all entities, or among a stated random sample.
+
+A rank among ten thousand is far better than one among twenty million. Sampled figures therefore carry the size of the
+sample in their names, `sampled_mrr@10000`, and are never called mrr.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kg.partitioned.files import TableFile
+from kg.ranking import Ranks
+from kg.transe import NORMS, Norm
+
+FULL_UP_TO = 1_000_000
+"""Entities up to which all are candidates."""
+QUERIES_AT_ONCE = 256
+CANDIDATES_AT_ONCE = 1 << 14
+
+
+def link_prediction(
+    triples: np.ndarray,
+    table: TableFile,
+    relations: Tensor,
+    true_triples: Iterable[np.ndarray],
+    *,
+    norm: Literal["l1", "l2"],
+    reciprocal: bool,
+    sample: int = 10_000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Realistic filtered figures of both sides: `mrr`, `hits@k`, `mean_rank`, or the same with a sample's name.
+
+    triples: (n, 3), the ones to rank. relations: (num_relations, dim), twice the rows if reciprocal. true_triples:
+    blocks (n, 3) of everything held true; read once. sample: candidates drawn, without repeats, from a graph of more
+    than `FULL_UP_TO` entities, the same for every question; 0 = always all.
+
+    Raises:
+        ValueError: there is no triple to rank.
+    """
+    triples = np.asarray(triples, np.int64).reshape(-1, 3)
+    num_entities = table.num_rows - 1
+    sampled = 0 < sample < num_entities and num_entities > FULL_UP_TO
+    candidates = None
+    if sampled:
+        drawn = np.random.default_rng(seed).choice(num_entities, sample, replace=False, shuffle=False)
+        candidates = np.sort(drawn) + 1
+    ranks = rank_on_disk(triples, table, relations, true_triples, candidates, norm=norm, reciprocal=reciprocal)
+    figures = ranks.metrics()
+    return {f"sampled_{name}@{sample}": value for name, value in figures.items()} if sampled else figures
+
+
+def rank_on_disk(
+    triples: np.ndarray,
+    table: TableFile,
+    relations: Tensor,
+    true_triples: Iterable[np.ndarray],
+    candidates: np.ndarray | None,
+    *,
+    norm: Literal["l1", "l2"],
+    reciprocal: bool,
+) -> Ranks:
+    """Filtered ranks of both sides. candidates: entity rows in ascending order; None = every entity, block by block.
+
+    Raises:
+        ValueError: the score of a true triple is NaN.
+    """
+    queries, targets = _questions(triples, table, relations, reciprocal)
+    hidden = _hidden(triples, true_triples)
+    distance = NORMS[norm]
+    near = torch.cat([_own(distance, *pair) for pair in zip(queries.split(QUERIES_AT_ONCE), targets)])
+    if torch.isnan(near).any():
+        raise ValueError("the score of a true triple is NaN; the vectors it was computed from are damaged")
+    better, equal = (np.zeros(len(queries), np.int64) for _ in range(2))
+    for rows, vectors in _candidate_blocks(table, candidates):
+        columns = np.searchsorted(rows, hidden[:, 1]).clip(max=len(rows) - 1)
+        inside = rows[columns] == hidden[:, 1]
+        for start in range(0, len(queries), QUERIES_AT_ONCE):
+            stop = min(start + QUERIES_AT_ONCE, len(queries))
+            far = distance.crossed(queries[start:stop].unsqueeze(0), vectors.unsqueeze(0)).squeeze(0)
+            mine = inside & (hidden[:, 0] >= start) & (hidden[:, 0] < stop)
+            far[torch.from_numpy(hidden[mine, 0] - start), torch.from_numpy(columns[mine])] = torch.inf
+            own = near[start:stop].unsqueeze(1)
+            better[start:stop] += (~(far >= own)).sum(1).numpy()  # a distance that is NaN counts as better
+            equal[start:stop] += (far == own).sum(1).numpy()
+    optimistic = (better + 1).reshape(2, -1).T
+    return Ranks(optimistic, optimistic + equal.reshape(2, -1).T)
+
+
+def _questions(
+    triples: np.ndarray, table: TableFile, relations: Tensor, reciprocal: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """Where each missing entity should lie, (2n, dim), tails first; and where it does, in lots of QUERIES_AT_ONCE."""
+    rows, place = np.unique(triples[:, [0, 2]], return_inverse=True)
+    place = place.reshape(-1, 2)
+    ends = torch.from_numpy(table.rows(rows))
+    heads, tails = ends[torch.from_numpy(place[:, 0])], ends[torch.from_numpy(place[:, 1])]
+    relation = torch.from_numpy(triples[:, 1])
+    back = relations[relation + len(relations) // 2] if reciprocal else -relations[relation]
+    queries = torch.cat([heads + relations[relation], tails + back])
+    return queries, list(torch.cat([tails, heads]).split(QUERIES_AT_ONCE))
+
+
+def _own(distance: Norm, queries: Tensor, targets: Tensor) -> Tensor:
+    """Distances to the true entities, by the arithmetic that the candidates' are computed with."""
+    return distance.crossed(queries.unsqueeze(0), targets.unsqueeze(0)).squeeze(0).diagonal().clone()
+
+
+def _hidden(triples: np.ndarray, true_triples: Iterable[np.ndarray]) -> np.ndarray:
+    """(question, entity row) of every true answer, int64 (m, 2); question i asks for the tail of triple i, n + i for
+    its head."""
+    count = len(triples)
+    found = [np.stack([np.arange(count), triples[:, 2]], 1), np.stack([np.arange(count) + count, triples[:, 0]], 1)]
+    num_relations = int(triples[:, 1].max(initial=0)) + 1
+    asked = [triples[:, known] * num_relations + triples[:, 1] for known in (0, 2)]
+    orders = [np.argsort(keys, kind="stable") for keys in asked]
+    for block in true_triples:
+        block = np.asarray(block, np.int64).reshape(-1, 3)
+        block = block[block[:, 1] < num_relations]
+        for side, (known, missing) in enumerate(((0, 2), (2, 0))):
+            order = orders[side]
+            answered = block[:, known] * num_relations + block[:, 1]
+            first, last = (np.searchsorted(asked[side][order], answered, side=end) for end in ("left", "right"))
+            which = np.repeat(np.arange(len(block)), last - first)
+            within = np.arange(len(which)) - np.repeat(np.cumsum(last - first) - (last - first), last - first)
+            question = order[np.repeat(first, last - first) + within] + side * count
+            found.append(np.stack([question, block[which, missing]], 1))
+    return np.unique(np.concatenate(found), axis=0)
+
+
+def _candidate_blocks(table: TableFile, candidates: np.ndarray | None) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """(entity rows in ascending order, their vectors)."""
+    if candidates is not None:
+        for start in range(0, len(candidates), CANDIDATES_AT_ONCE):
+            rows = candidates[start : start + CANDIDATES_AT_ONCE]
+            yield rows, torch.from_numpy(table.rows(rows))
+        return
+    for start in range(1, table.num_rows, CANDIDATES_AT_ONCE):
+        stop = min(start + CANDIDATES_AT_ONCE, table.num_rows)
+        yield np.arange(start, stop), torch.from_numpy(table.block(start, stop))
