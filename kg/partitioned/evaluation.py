@@ -19,8 +19,8 @@ from kg.transe import NORMS, Norm
 
 FULL_UP_TO = 1_000_000
 """Entities up to which all are candidates."""
-QUERIES_AT_ONCE = 256
-CANDIDATES_AT_ONCE = 1 << 14
+QUERIES_AT_ONCE = 128
+CANDIDATES_AT_ONCE = 1 << 13
 
 
 def link_prediction(

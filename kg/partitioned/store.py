@@ -28,7 +28,7 @@ from kg.partitioned.files import read_into, write_all
 from kg.partitioned.layout import Layout
 
 STATE = "state.json"
-NUMBERS_AT_ONCE = 1 << 23  # of a block of the written table: 32 MB
+NUMBERS_AT_ONCE = 1 << 22  # of a block of the written table: 16 MB
 
 
 @dataclass(slots=True)

@@ -141,11 +141,12 @@ class PartitionedTraining:
         generator.set_state(self.shared.generator)
         began, unsaved = time.perf_counter(), 0
         before = state.loads, state.bytes_read, state.bytes_written, state.seconds
+        orders = [visits(self.plan.num_partitions, direction) for direction in (0, 1)]
         while state.step < last:
             epoch, index = divmod(state.step, per_epoch)
             tally = Tally.empty(self.num_relations)
             train_visit(
-                visits(self.plan.num_partitions, epoch)[index],
+                orders[epoch % 2][index],
                 tally,
                 residents=residents,
                 shared=self.shared,

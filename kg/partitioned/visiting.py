@@ -57,7 +57,8 @@ class Settings:
     processes: int = 1
     """Processes of one thread each, training pairs of partitions that have none in common."""
     checkpoint_every: int = 1
-    """Visits (with triples) between two commits, from which a killed run goes on exactly; several processes commit every round."""
+    """Visits with triples between two commits, from which a killed run goes on exactly; several processes commit after
+    every round."""
     timeout_minutes: float = 60.0
     """Several processes: how long one waits for the others at the end of a round."""
     seed: int = 0
@@ -120,16 +121,24 @@ def train_visit(
     for part in buckets.read(visit.buckets, before=before, at_once=triples_at_once):
         tally.by_relation += np.bincount(part[:, 1], minlength=len(tally.by_relation))
         trainer = _trainer(model, torch.from_numpy(part), settings, epoch, generator)
-        for theirs, mine in zip(trainer.engine.accumulated, (accumulated, shared.accumulated), strict=True):
-            theirs.copy_(mine)
         try:
-            loss = trainer.epoch(on_step)
+            tally.loss += _train_part(trainer, (accumulated, shared.accumulated), on_step) * len(part)
         except Diverged as error:
             raise InputError(f"training stopped in epoch {epoch + 1}, partitions {visit.slots}: {error}") from None
-        for theirs, mine in zip(trainer.engine.accumulated, (accumulated, shared.accumulated), strict=True):
-            mine.copy_(theirs)
-        tally.loss += loss * len(part)
         tally.triples += len(part)
+        del trainer, part  # before the next part takes memory
+
+
+def _train_part(
+    trainer: Trainer, accumulated: tuple[torch.Tensor, torch.Tensor], on_step: Callable[[int], None]
+) -> float:
+    """One pass over the trainer's triples, from and to the accumulators given; returns the mean loss."""
+    for theirs, mine in zip(trainer.engine.accumulated, accumulated, strict=True):
+        theirs.copy_(mine)
+    loss = trainer.epoch(on_step)
+    for theirs, mine in zip(trainer.engine.accumulated, accumulated, strict=True):
+        mine.copy_(theirs)
+    return loss
 
 
 def _trainer(
