@@ -1,13 +1,12 @@
 """What a road of `configs/kg` reaches, one JSON line an engine: quality, speed, memory.
 
-python benchmarks/kg.py configs/kg/fb15k237.yaml --source FOLDER        train.tsv, valid.tsv, test.tsv in it
-python benchmarks/kg.py configs/kg/wn18rr.yaml --source FOLDER --engines torch fused
-python benchmarks/kg.py configs/kg/wordnet.yaml --set vectors.epochs=5
+python benchmarks/embedding.py configs/kg/fb15k237.yaml --source FOLDER        train.tsv, valid.tsv, test.tsv in it
+python benchmarks/embedding.py configs/kg/wn18rr.yaml --source FOLDER --engines torch fused
+python benchmarks/embedding.py configs/kg/wordnet.yaml --set vectors.epochs=5
 
 Each engine runs in a process of its own, as a user would run it: `kg build`, then `kg embed` on the published split.
 The first fused run of an installation also compiles the kernels, some seconds that `training_seconds` holds.
 """
-# ruff: noqa: E402 (this file is named `kg` too: its folder leaves sys.path before the package is imported)
 
 from __future__ import annotations
 
@@ -20,8 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
 
 from kg.artifact import read_manifest
 
