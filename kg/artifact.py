@@ -282,7 +282,7 @@ def _write_manifest(writer: ArtifactWriter, config: StageConfig, stage: str, pri
         "files": files,
         "resumed": writer.resumed,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "seconds": round(time.time() - started, 3),
+        "seconds": round(time.time() - started, 6),
         "peak_memory_bytes": peak_memory_bytes(),
     }
     text = json.dumps(data, indent=1, ensure_ascii=False)
