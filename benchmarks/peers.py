@@ -42,7 +42,7 @@ generator = torch.Generator().manual_seed(0)
 model = TransE.initialised(num_entities=job["entities"], num_relations=job["relations"], dim=job["dim"], scale=0.1,
     generator=generator, norm=job["norm"], reciprocal=job["reciprocal"])
 trainer = Trainer(model, triples, loss=job["loss"], margin=3.0, temperature=2.0, learning_rate=job["learning_rate"],
-    num_negatives=job["negatives"] // 2, batch_size=512, chunk_size=64, generator=generator, engine=job["engine"])
+    num_negatives=job["negatives"] // 2, batch_size=1024, chunk_size=64, generator=generator, engine=job["engine"])
 trainer._steps(torch.arange(trainer.batch_size).view(1, -1))
 started, seen, epochs = time.perf_counter(), 0, 0
 while time.perf_counter() - started < job["seconds"] and epochs < job["epochs"]:
