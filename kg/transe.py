@@ -362,8 +362,8 @@ ENGINES: dict[str, Callable[..., Engine]] = {"torch": TorchEngine, "fused": Fuse
 def choose_engine(name: str) -> tuple[str, str]:
     """The engine that `name` means here, and why; auto = fused where numba can be imported, else torch.
 
-    On every setting measured (`benchmarks/embedding.py`) the fused engine was at least as fast; it takes the same steps,
-    so that there is nothing else to choose by.
+    On every setting measured (`benchmarks/embedding.py`) the fused engine was at least as fast; it takes the same
+    steps, so that there is nothing else to choose by.
     """
     if name != "auto":
         return name, "as asked"
