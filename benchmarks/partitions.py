@@ -12,7 +12,6 @@ Memory is that of the
 training processes together, watched from outside: `rss_peak_mb` is what they had resident at most, `anonymous_peak_mb`
 that without pages of files, `vm_hwm_mb` the kernel's own high-water mark of the first process.
 """
-# ruff: noqa: E402 (a file beside this one is named `kg` too: the folder leaves sys.path before the package is imported)
 
 from __future__ import annotations
 
@@ -20,7 +19,6 @@ import argparse
 import json
 import multiprocessing
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,8 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
 
 from kg.partitioned.buckets import Source, blocks
 from kg.partitioned.evaluation import link_prediction

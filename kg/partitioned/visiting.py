@@ -135,7 +135,15 @@ def _train_part(
     """One pass over the trainer's triples, from and to the accumulators given; returns the mean loss."""
     for theirs, mine in zip(trainer.engine.accumulated, accumulated, strict=True):
         theirs.copy_(mine)
-    loss = trainer.epoch(on_step)
+    left = len(trainer.triples)
+
+    def own(triples: int) -> None:
+        """Without those that only fill up the last batch."""
+        nonlocal left
+        on_step(min(triples, left))
+        left -= min(triples, left)
+
+    loss = trainer.epoch(own)
     for theirs, mine in zip(trainer.engine.accumulated, accumulated, strict=True):
         mine.copy_(theirs)
     return loss
