@@ -129,9 +129,10 @@ def open_artifact(folder: Path, *, stage: str | Sequence[str]) -> Manifest:
     data = read_manifest(folder).data
     if data["stage"] not in stages:
         raise InputError(f"{folder} was made by `ernie-kg {data['stage']}`, expected one made by {makers}")
-    if data.get("format", FORMAT) > FORMAT:
+    made_as = data.get("format", FORMAT)
+    if not isinstance(made_as, int) or made_as > FORMAT:
         raise InputError(
-            f"{folder} is of format {data['format']}, written by version {data['version']}; this version reads up to "
+            f"{folder} is of format {made_as}, written by version {data.get('version')}; this version reads up to "
             f"{FORMAT}: install the newer one, or make the folder again with {makers}"
         )
     for name, entry in data["files"].items():
