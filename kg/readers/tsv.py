@@ -16,17 +16,19 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 import orjson
 
 from kg.errors import InputError
 from kg.readers.batches import entity_batches, triple_batches
-from kg.readers.lines import blocks, decoded, malformed, numbered_lines, size_of
+from kg.readers.lines import BYTE_ORDER_MARK, blocks, decoded, malformed, numbered_lines, open_stream, packing, size_of
 from kg.records import Alias, Batch, Entity, RawGraph, ReadOptions, Relation, readable
 
 HEADER = ["head", "relation", "tail"]
@@ -52,8 +54,9 @@ class Layout:
 def read(source: Path, options: ReadOptions) -> RawGraph:
     """Opens a folder or a bare triples file; one language, so `options` say nothing to it.
 
-    dropped: `blank_line`, `header_line`, `duplicate_record` (an equal record again), and for records
-        `record_key_unknown` (a key this format gives no meaning to).
+    dropped: `blank_line`, `header_line`, `duplicate_record` (an equal record again), for records
+        `record_key_unknown` (a key this format gives no meaning to), and for Wikidata5M's descriptions
+        `text_without_entity` (of an id that its file of entities lacks) and `duplicate_text` (another of the same id).
 
     Raises:
         InputError: now, when there is no triples file; while walked, at a malformed line (file:line), or an id
@@ -114,15 +117,19 @@ def _batches(layout: Layout) -> Iterator[Batch]:
 
 def _tab_batches(path: Path, split: str, dropped: Counter[str]) -> Iterator[Batch]:
     for block, number in blocks(path):
-        columns = _quick_columns(block) or _careful_columns(path, block, number, dropped)
-        yield Batch(
-            heads=columns[0], relation_ids=columns[1], tails=columns[2], split=split, bytes_read=len(block)
-        )  # fmt: skip
+        headed = number == 1 and _is_header(block.partition(b"\n")[0].decode("utf-8", "replace").split("\t"))
+        columns = None if headed else _quick_columns(block)
+        heads, relations, tails = columns or _careful_columns(path, block, number, dropped)
+        yield Batch(heads=heads, relation_ids=relations, tails=tails, split=split, bytes_read=len(block))
+
+
+def _is_header(names: list[str]) -> bool:
+    return [name.strip().lower() for name in names] == HEADER
 
 
 def _quick_columns(block: bytes) -> tuple[list[str], list[str], list[str]] | None:
     """Three columns of a block whose every line has three names; None where a line needs a closer look."""
-    if not block.endswith(b"\n") or b"\r" in block or block.startswith((b"head\t", b"Head\t", b"HEAD\t")):
+    if not block.endswith(b"\n") or b"\r" in block:
         return None
     data = np.frombuffer(block, np.uint8)
     separators = data[(data == TAB) | (data == NEWLINE)]
@@ -147,7 +154,7 @@ def _careful_columns(
         names = line.split("\t")
         if not line.strip():
             dropped["blank_line"] += 1
-        elif place == 1 and [name.strip().lower() for name in names] == HEADER:
+        elif place == 1 and _is_header(names):
             dropped["header_line"] += 1
         elif len(names) != 3 or not all(name.strip() for name in names):
             raise malformed(path, place, EXPECTED, line, "mend or delete the line")
@@ -168,7 +175,7 @@ def _comma_batches(path: Path, split: str, dropped: Counter[str]) -> Iterator[Ba
                 raise malformed(path, number, f"head,relation,tail ({error})", line, "mend the line") from None
             if not line.strip():
                 dropped["blank_line"] += 1
-            elif number == 1 and [name.strip().lower() for name in names] == HEADER:
+            elif number == 1 and _is_header(names):
                 dropped["header_line"] += 1
             elif len(names) != 3 or not all(name.strip() for name in names):
                 raise malformed(path, number, "head,relation,tail", line, "mend or delete the line")
@@ -194,18 +201,58 @@ def _relations(path: Path, dropped: Counter[str]) -> Iterator[Relation]:
 
 def _named_entities(path: Path, texts: Path | None, dropped: Counter[str]) -> Iterator[Entity]:
     """Wikidata5M's entities: id, label, aliases in one file, id and description in another."""
-    descriptions = {}
-    for _, line in numbered_lines(texts) if texts else ():
-        name, _, descriptions[name] = line.partition("\t")
-    for number, line in numbered_lines(path):
-        name, *surfaces = line.split("\t")
-        if not line.strip():
-            dropped["blank_line"] += 1
-            continue
-        if not surfaces or not name.strip():
-            raise malformed(path, number, "id<TAB>label<TAB>alias…", line, "mend or delete the line")
-        aliases = tuple(Alias(surface, rank=rank) for rank, surface in enumerate(dict.fromkeys(surfaces)))
-        yield Entity(name, surfaces[0] or readable(name), aliases, descriptions.get(name, ""))
+    with _descriptions(texts, dropped) as description_of:
+        for number, line in numbered_lines(path):
+            name, *surfaces = line.split("\t")
+            if not line.strip():
+                dropped["blank_line"] += 1
+                continue
+            if not surfaces or not name.strip():
+                raise malformed(path, number, "id<TAB>label<TAB>alias…", line, "mend or delete the line")
+            aliases = tuple(Alias(surface, rank=rank) for rank, surface in enumerate(dict.fromkeys(surfaces)))
+            yield Entity(name, surfaces[0] or readable(name), aliases, description_of(name))
+
+
+@contextmanager
+def _descriptions(path: Path | None, dropped: Counter[str]) -> Iterator[Callable[[str], str]]:
+    """The description of an id, "" where there is none. They are gigabytes: memory holds their places in the file."""
+    if path is None:
+        yield lambda name: ""
+        return
+    with TemporaryFile() if packing(path) else path.open("rb") as file:
+        places = _places(path, dropped, copy=file if packing(path) else None)
+        met: set[str] = set()
+
+        def description_of(name: str) -> str:
+            if name not in places:
+                return ""
+            met.add(name)
+            file.seek(places[name])
+            return file.readline().decode("utf-8").partition("\t")[2].rstrip("\r\n")
+
+        yield description_of
+        if len(met) < len(places):
+            dropped["text_without_entity"] += len(places) - len(met)
+
+
+def _places(path: Path, dropped: Counter[str], *, copy: IO[bytes] | None) -> dict[str, int]:
+    """Where each id's first line begins in the unpacked text, which goes into `copy` as well."""
+    places: dict[str, int] = {}
+    place = 0
+    with open_stream(path) as lines:
+        for number, raw in enumerate(lines, 1):
+            if copy is not None:
+                copy.write(raw)
+            line = decoded(path, raw.removeprefix(BYTE_ORDER_MARK) if number == 1 else raw, number)
+            name, tab, _ = line.partition("\t")
+            if not line.strip():
+                dropped["blank_line"] += 1
+            elif not tab or not name.strip():
+                raise malformed(path, number, "id<TAB>description", line, "mend or delete the line")
+            elif places.setdefault(name, place) != place:
+                dropped["duplicate_text"] += 1
+            place += len(raw)
+    return places
 
 
 def _records(path: Path, dropped: Counter[str]) -> Iterator[Entity]:

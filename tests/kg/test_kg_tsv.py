@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections import Counter
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from kg.errors import InputError
 from kg.readers import tsv
-from kg.records import Alias, Entity, ReadOptions, Triple
+from kg.records import Alias, Entity, ReadOptions, Relation, Triple
 
 
 def write(folder, triples, records=None):
@@ -113,3 +114,57 @@ def test_whatever_the_bytes_the_reader_yields_or_says_why(tmp_path, triples, ent
         tuple(line.split("\t")) for line in kept if line.strip() and line.lower() != "head\trelation\ttail"
     ]
     assert len({entity.id for entity in found}) == len(found)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_wikidata5m_is_read_from_its_five_files(tmp_path, packed):
+    """Descriptions stand in another file, in another order, and not for every entity."""
+    files = {
+        "wikidata5m_transductive_train": "Q1\tP1\tQ2\n",
+        "wikidata5m_transductive_valid": "Q2\tP1\tQ3\n",
+        "wikidata5m_transductive_test": "Q1\tP1\tQ3\n",
+        "wikidata5m_entity": "Q1\tone\tthe first\tone\nQ2\ttwo\nQ3\tthree\n",
+        "wikidata5m_relation": "P1\tcomes before\tprecedes\n",
+        "wikidata5m_text": "\ufeffQ3\tThree is é\tnumber.\nQ9\tnobody\n\nQ1\tOne.\r\nQ3\tagain",
+    }
+    for name, text in files.items():
+        content = text.encode()
+        (tmp_path / f"{name}.txt{'.gz' * packed}").write_bytes(gzip.compress(content) if packed else content)
+    batches = list(tsv.read(tmp_path, ReadOptions()).batches)
+    assert [(batch.split, list(batch.heads), list(batch.tails)) for batch in batches if batch.split] == [
+        ("train", ["Q1"], ["Q2"]),
+        ("valid", ["Q2"], ["Q3"]),
+        ("test", ["Q1"], ["Q3"]),
+    ]
+    entities, _, dropped = walk(tmp_path)
+    assert entities == [
+        Entity("Q1", "one", (Alias("one"), Alias("the first", rank=1)), "One."),
+        Entity("Q2", "two", (Alias("two"),)),
+        Entity("Q3", "three", (Alias("three"),), "Three is é\tnumber."),
+    ]
+    assert dropped == {"text_without_entity": 1, "duplicate_text": 1, "blank_line": 1}
+    assert [relation for batch in batches for relation in batch.relations] == [Relation("P1", "comes before")]
+    (tmp_path / f"wikidata5m_text.txt{'.gz' * packed}").write_bytes(b"Q1\tOne.\nQ2\n")
+    with pytest.raises(InputError, match=r"wikidata5m_text.txt(.gz)?:2: expected id<TAB>description, got 'Q2'"):
+        walk(tmp_path)
+
+
+def test_commas_and_quotes(tmp_path):
+    """A comma inside a quoted name is part of it, a tab is nothing special."""
+    (tmp_path / "train.csv").write_text('head,relation,tail\n"New York, NY",in,"the ""States"""\n\na\tb,r,c\n')
+    (tmp_path / "relations.tsv").write_text("in\tlies in\n")
+    _, triples, dropped = walk(tmp_path)
+    assert triples == [Triple("New York, NY", "in", 'the "States"'), Triple("a\tb", "r", "c")]
+    assert dropped == {"header_line": 1, "blank_line": 1}
+    for wrong in ("a,b", 'a,"b,c', "a,,c", "a,b,c,d"):
+        (tmp_path / "train.csv").write_text(f"x,r,y\n{wrong}\n")
+        with pytest.raises(InputError, match=r"train.csv:2: expected head,relation,tail"):
+            walk(tmp_path)
+
+
+def test_a_header_is_passed_over_in_the_first_line_alone(tmp_path):
+    """Read as a triple it would be two entities and a relation; passed over elsewhere, a fact less."""
+    (tmp_path / "g.tsv").write_text(" Head\tRelation\tTAIL \na\tr\tb\nhead\trelation\ttail\n")
+    _, triples, dropped = walk(tmp_path / "g.tsv")
+    assert triples == [Triple("a", "r", "b"), Triple("head", "relation", "tail")]
+    assert dropped == {"header_line": 1}
