@@ -37,7 +37,7 @@ NO_ENTITY = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What of a source to keep; the steps of `_filtered` in order, each a filter of `kg.filters`."""
+    """What of a source to keep; the steps of `_wanted` and `_filtered` in order, each a filter of `kg.filters`."""
 
     relations_allow: tuple[str, ...] = ()
     relations_deny: tuple[str, ...] = ()
@@ -71,18 +71,19 @@ def assemble(
     unnamed = list(rows)[records.num_rows :]
     added = (Entity(name, readable(name), (Alias(readable(name)),)) for name in unnamed)
     records = pa.concat_tables([records, records_table(list(added), weights, dropped)])
-    kept = _filtered(triples, records, list(relations), choice, dropped)
-    kept_splits = _splits_of(kept, triples, splits, dropped)
+    names = Vocabulary(list(relations), first_row=0, what="relation")
+    wanted = _wanted(triples, names, choice, dropped)
+    kept = _filtered(wanted, records, names, choice, dropped)
+    kept_splits = None if splits is None else _splits_of(kept, wanted, triples, splits, dropped)
     used, kept[:, 1] = np.unique(kept[:, 1], return_inverse=True)
     if lost := len(relations) - len(used):
         dropped["relation_without_triple"] += lost
     if not choice.keep_isolated:
         records = _without_isolated(records, kept, dropped)
     dropped += Counter()  # a reason nobody falls under is no reason
-    names = list(relations)
     return KnowledgeGraph(
         entities=_entity_table(records),
-        relations=_relation_table([names[row] for row in used], declared),
+        relations=_relation_table([names.identifiers[row] for row in used], declared),
         aliases=_alias_table(records),
         triples=kept,
         splits=kept_splits,
@@ -156,21 +157,29 @@ def _triples(
 # --- choosing -------------------------------------------------------------------------------------------------
 
 
+def _wanted(triples: np.ndarray, relations: Vocabulary, choice: Choice, dropped: Counter[str]) -> np.ndarray:
+    """Of the relations asked for, and no loops: what a triple says by itself decides, so that equal ones stay or go."""
+    allow = [relations.row(name) for name in choice.relations_allow] if choice.relations_allow else None
+    triples, reasons = with_relations(
+        triples, allow=allow, deny=[relations.row(name) for name in choice.relations_deny]
+    )
+    dropped.update(reasons)
+    if not choice.keep_self_loops:
+        triples, reasons = without_self_loops(triples)
+        dropped.update(reasons)
+    return triples
+
+
 def _filtered(
-    triples: np.ndarray, records: pa.Table, relations: list[str], choice: Choice, dropped: Counter[str]
+    triples: np.ndarray, records: pa.Table, relations: Vocabulary, choice: Choice, dropped: Counter[str]
 ) -> np.ndarray:
-    """The filters in order: what is no fact, what was not asked for, what a task asks for, what is too rare."""
+    """The other filters in order: what was said before, what was not asked for, what a task asks for, what is rare."""
 
     def keep(filtered: Filtered) -> None:
         nonlocal triples
         triples, reasons = filtered
         dropped.update(reasons)
 
-    names = Vocabulary(relations, first_row=0, what="relation")
-    allow = [names.row(name) for name in choice.relations_allow] if choice.relations_allow else None
-    keep(with_relations(triples, allow=allow, deny=[names.row(name) for name in choice.relations_deny]))
-    if not choice.keep_self_loops:
-        keep(without_self_loops(triples))
     keep(without_duplicates(triples))
     if choice.types_allow or choice.types_deny:
         types = pa.chunked_array([pa.array([[]], records["types"].type), *records["types"].chunks])
@@ -180,7 +189,7 @@ def _filtered(
         keep(with_min_count(triples, counts, choice.min_count))
     if choice.facts:
         entities = Vocabulary(records["id"].to_pylist(), first_row=FIRST_ENTITY_ROW, what="entity")
-        facts, strange = fact_rows(choice.facts, entities=entities, relations=names)
+        facts, strange = fact_rows(choice.facts, entities=entities, relations=relations)
         dropped.update(strange)
         keep(without_facts(triples, facts))
     if choice.min_relation_triples:
@@ -193,17 +202,23 @@ def _filtered(
 
 
 def _splits_of(
-    kept: np.ndarray, triples: np.ndarray, splits: np.ndarray | None, dropped: Counter[str]
-) -> np.ndarray | None:
-    """The split of each kept triple: the first it stands in; in another it is dropped (`duplicate_across_splits`)."""
-    if splits is None:
-        return None
-    keys = _keys(triples, triples)
-    unique, first, place = np.unique(keys, return_index=True, return_inverse=True)
-    if crossing := int((splits != splits[first[place]]).sum()):
+    kept: np.ndarray, wanted: np.ndarray, triples: np.ndarray, splits: np.ndarray, dropped: Counter[str]
+) -> np.ndarray:
+    """The split of each kept triple: the first of train, valid and test that it stands in.
+
+    A triple that stands in another one too is dropped there: as `duplicate_across_splits`, not `duplicate_triple`.
+
+    kept, wanted: what all filters left, and what those before the duplicates left. triples, splits: as read.
+    """
+    unique, place = np.unique(_keys(triples, triples), return_inverse=True)
+    first = np.full(len(unique), len(SPLITS) - 1, np.int8)
+    np.minimum.at(first, place, splits)
+    left = np.zeros(len(unique), bool)
+    left[np.searchsorted(unique, _keys(wanted, triples))] = True
+    if crossing := int(((splits != first[place]) & left[place]).sum()):
         dropped["duplicate_across_splits"] += crossing
         dropped["duplicate_triple"] -= crossing
-    return splits[first[np.searchsorted(unique, _keys(kept, triples))]]
+    return first[np.searchsorted(unique, _keys(kept, triples))]
 
 
 def _keys(triples: np.ndarray, among: np.ndarray) -> np.ndarray:

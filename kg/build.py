@@ -112,8 +112,7 @@ def _build(config: BuildConfig, source: Path, writer: ArtifactWriter):
     options = ReadOptions(languages=config.languages, position=parts.position)
     raw = reader_named(config.reader).read(source, options)
     with progress("kg build: reading bytes", raw.total_bytes or None) as shown:
-        for batch in raw.batches:
-            parts.write(batch, weights)
+        for batch in () if parts.whole else parts.read(raw.batches, weights):
             shown.advance(batch.bytes_read)
     names = ("relations_allow", "relations_deny", "types_allow", "types_deny", "min_count", "min_relation_triples")
     chosen = {

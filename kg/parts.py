@@ -61,8 +61,26 @@ class Parts:
         """Where reading goes on, as the last batch said; 0 at the beginning."""
         return self.markers[-1]["position"] if self.markers else 0
 
-    def write(self, batch: Batch, weights: AliasWeights) -> None:
-        """Adds a batch as the next part."""
+    @property
+    def whole(self) -> bool:
+        """The source was read to its end: there is nothing to go on with."""
+        return bool(self.markers) and self.markers[-1]["last"]
+
+    def read(self, batches: Iterator[Batch], weights: AliasWeights) -> Iterator[Batch]:
+        """Writes batches as further parts, and yields each when it is on disk.
+
+        A batch is written once the next one came, or the source ended well: where a reader finds at the end that its
+        source was cut off, the parts do not look whole.
+        """
+        batch = next(batches, None)
+        while batch is not None:
+            following = next(batches, None)
+            self.write(batch, weights, last=following is None)
+            yield batch
+            batch = following
+
+    def write(self, batch: Batch, weights: AliasWeights, *, last: bool = False) -> None:
+        """Adds a batch as the next part; `last`: the source ends with it."""
         number, dropped = len(self.markers), Counter(batch.dropped)
         if len(batch.entities):
             _write_table(self._path(number, "records"), records_table(batch.entities, weights, dropped))
@@ -74,6 +92,7 @@ class Parts:
             _write_table(self._path(number, "relations"), pa.table({"name": names}))
         marker = {
             "position": batch.position,
+            "last": last,
             "split": batch.split,
             "dropped": dict(dropped),
             "relations": [[relation.id, relation.label] for relation in batch.relations],

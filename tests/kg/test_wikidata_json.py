@@ -239,7 +239,7 @@ def test_a_killed_build_goes_on_and_ends_as_an_undisturbed_one(tmp_path, monkeyp
         wikidata_json, "blocks", lambda source, skip: (seen.append(skip), original(source, 4_000, skip=skip))[1]
     )
     run(config)
-    assert seen == [sum(len(block) for block, _ in passed)]
+    assert seen == [sum(len(block) for block, _ in passed[:-1])]
     first, second = (open_artifact(folder, stage="kg build").data["files"] for folder in (whole, config.output))
     assert first == second
     assert KnowledgeGraph.load(whole).num_entities == 199
