@@ -13,15 +13,25 @@ import numpy.typing as npt
 
 from entity_linking.normalise import Flags, Ints
 from entity_linking.policy import ACRONYM_LENGTH, ADJECTIVES, FUNCTION_WORDS, numerals, plural
-from entity_linking.tokens import LONGEST_TOKEN, Hashes, Tokens, mix, tokenise
-
-Keys = npt.NDArray[np.int32]
+from entity_linking.prefixes import NO_KEY, Hashes, Keys, PrefixTable
+from entity_linking.tokens import (
+    ALL_UPPER,
+    BREAK,
+    HAS_UPPER,
+    IS_NUMBER,
+    IS_WORD,
+    LONGEST_TOKEN,
+    Tokens,
+    mix,
+    tokenise,
+)
 
 MAX_TOKENS = 16
 """Aliases with more tokens are left out."""
 STEP = np.uint64(0xD6E8FEB86659FD93)
 ALIASES_AT_ONCE = 50_000
-NO_KEY = -1
+ACRONYM, FUNCTION = 1, 2
+"""Bits of `AliasTable.key_flags`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +41,18 @@ class AliasTable:
     A key's hash is a chain over its tokens: g_1 = mix(h_1), g_k = mix(g_{k-1} * STEP + h_k); a prefix of a key is a
     start of that chain.
 
-    prefixes: uint64 (num_prefixes,), sorted: the hash of every prefix of every key.
-    prefix_key: int32 (num_prefixes,): the key a prefix is, `NO_KEY` where it is only the start of longer ones.
-    key_capitals: int (num_keys,): the least number of capitalised tokens a spelling of the text must have.
-    key_acronym, key_function: bool (num_keys,): asks for capitals throughout; is made of function words only.
+    prefixes: the hash of every prefix of every key, with the key it is, `NO_KEY` where it only begins longer ones.
+    key_capitals: uint8 (num_keys,): the least number of capitalised tokens a spelling of the text must have.
+    key_flags: uint8 (num_keys,): ACRONYM: asks for capitals throughout; FUNCTION: is made of function words only.
     spelling_key: int32 (num_spellings,): key of each spelling, `NO_KEY` where it was left out.
     spelling_source: int (num_spellings,): index of the alias a spelling comes from (itself, or the singular).
     spelling_capitals, spelling_acronym: as for keys.
     dropped: aliases left out, by reason.
     """
 
-    prefixes: Hashes
-    prefix_key: Keys
-    key_capitals: Ints
-    key_acronym: Flags
-    key_function: Flags
+    prefixes: PrefixTable
+    key_capitals: npt.NDArray[np.uint8]
+    key_flags: npt.NDArray[np.uint8]
     spelling_key: Keys
     spelling_source: Ints
     spelling_capitals: Ints
@@ -80,25 +87,15 @@ class AliasTable:
         np.logical_and.at(key_acronym, key, read.acronym[kept])
         np.logical_and.at(key_function, key, read.function[kept])
         return cls(
-            prefixes=prefixes,
-            prefix_key=prefix_key,
-            key_capitals=key_capitals,
-            key_acronym=key_acronym,
-            key_function=key_function,
+            prefixes=PrefixTable.build(prefixes, prefix_key, np.unique(read.chains[kept, 0])),
+            key_capitals=key_capitals.astype(np.uint8),
+            key_flags=(key_acronym * ACRONYM | key_function * FUNCTION).astype(np.uint8),
             spelling_key=spelling_key,
             spelling_source=source,
             spelling_capitals=read.capitals,
             spelling_acronym=read.acronym,
             dropped=Counter(REASONS[code] for code in read.reasons[: len(aliases)].tolist() if code != KEPT),
         )
-
-    def find(self, hashes: Hashes) -> tuple[Flags, Keys]:
-        """Which chain hashes are prefixes of keys, and the key each is (`NO_KEY` for none)."""
-        if not len(self.prefixes):
-            return np.zeros(len(hashes), dtype=bool), np.full(len(hashes), NO_KEY, dtype=np.int32)
-        at = np.minimum(np.searchsorted(self.prefixes, hashes), len(self.prefixes) - 1)
-        known = self.prefixes[at] == hashes
-        return known, np.where(known, self.prefix_key[at], NO_KEY)
 
 
 REASONS = (
@@ -145,14 +142,15 @@ def _read(tokens: Tokens, *, numbers: bool) -> _Read:
     def total(flags: Flags) -> Ints:
         return np.bincount(tokens.document[flags], minlength=count)
 
-    words = total(tokens.is_word)
-    capitals = total(tokens.has_upper)
-    numeral = tokens.is_word & (tokens.is_number | np.isin(tokens.hash, _hashes(tuple(numerals()))))
-    function = total(tokens.is_word & np.isin(tokens.hash, _hashes(tuple(sorted(FUNCTION_WORDS))))) == words
+    is_word = tokens.has(IS_WORD)
+    words = total(is_word)
+    capitals = total(tokens.has(HAS_UPPER))
+    numeral = is_word & (tokens.has(IS_NUMBER) | np.isin(tokens.hash, _hashes(tuple(numerals()))))
+    function = total(is_word & np.isin(tokens.hash, _hashes(tuple(sorted(FUNCTION_WORDS))))) == words
     single = sizes == 1
-    adjective = single & (total(tokens.is_word & np.isin(tokens.hash, _hashes(tuple(sorted(ADJECTIVES))))) == 1)
+    adjective = single & (total(is_word & np.isin(tokens.hash, _hashes(tuple(sorted(ADJECTIVES))))) == 1)
     length = np.bincount(tokens.document, tokens.length, minlength=count)
-    inner_break = tokens.breaks.copy()
+    inner_break = tokens.has(BREAK)
     inner_break[starts[sizes > 0]] = False
     reasons = np.zeros(count, dtype=np.uint8)
     rules = (
@@ -166,7 +164,7 @@ def _read(tokens: Tokens, *, numbers: bool) -> _Read:
     )
     for reason, against in rules:
         reasons[against] = REASONS.index(reason)
-    acronym = single & (total(tokens.all_upper) == 1) & (length >= 2) & (length <= ACRONYM_LENGTH)
+    acronym = single & (total(tokens.has(ALL_UPPER)) == 1) & (length >= 2) & (length <= ACRONYM_LENGTH)
     return _Read(_chains(tokens.hash, starts, sizes), sizes, reasons, capitals, acronym, function & (words > 0))
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from entity_linking.alias_table import NO_KEY, AliasTable
+from entity_linking.alias_table import AliasTable
 from entity_linking.matcher import alias_strings
 from entity_linking.mentions import MentionTable
 from entity_linking.normalise import Flags, Ints
+from entity_linking.prefixes import NO_KEY
 from kg.graph import KnowledgeGraph
 
 Floats = npt.NDArray[np.float64]

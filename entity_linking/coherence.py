@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
 
 from entity_linking.candidates import Candidates, Floats
+from entity_linking.compiled import kernel, summing
 from entity_linking.mentions import MentionTable
 from entity_linking.normalise import Ints
 from kg.artifact import open_artifact
@@ -22,7 +22,7 @@ from kg.graph import KnowledgeGraph
 
 Vectors = npt.NDArray[np.float32]
 
-GRID = 1 << 20
+GRID = np.float32(1 << 20)
 """Expected vectors are rounded to multiples of 1 / GRID, so that their running sums are exact whole numbers and a
 document's figures do not depend on the documents beside it."""
 
@@ -39,31 +39,66 @@ class Coherence:
         self.window = window
 
     def score(self, mentions: MentionTable, candidates: Candidates) -> Floats:
-        """Cosine in [-1, 1] for each candidate, 0 where it or all its neighbours have no vector."""
-        context = self._context(mentions, candidates)
-        own = self.vectors[candidates.entity]
-        dots = np.einsum("ij,ij->i", own, context[candidates.mention], optimize=False)
-        return dots.astype(np.float64)
+        """Cosine in [-1, 1] for each candidate, 0 where it or all its neighbours have no vector.
 
-    def _context(self, mentions: MentionTable, candidates: Candidates) -> Vectors:
-        """Unit vector of each mention's neighbourhood (num_mentions, dim): an alias counts once a text, its own not."""
-        count = len(mentions)
-        prior = candidates.prior.astype(np.float32)
-        matrix = csr_array((prior, candidates.entity, candidates.bounds), shape=(count, len(self.vectors)))
-        expected = np.rint(np.asarray(matrix @ self.vectors) * GRID).astype(np.int64)
-        first = first_of_kind(mentions.document, mentions.key)
-        index = np.arange(count)
-        expected[first != index] = 0
-        sums = np.zeros((count + 1, expected.shape[1]), dtype=np.int64)
-        np.cumsum(expected, axis=0, out=sums[1:])
-        low = np.maximum(index - self.window, np.searchsorted(mentions.document, mentions.document))
-        high = np.minimum(index + self.window + 1, np.searchsorted(mentions.document, mentions.document, "right"))
-        context = sums[high] - sums[low]
-        inside = first >= low
-        context[inside] -= expected[first[inside]]
-        context = context.astype(np.float32)
-        norms = np.sqrt(np.einsum("ij,ij->i", context, context, optimize=False))
-        return context / np.maximum(norms, 1.0)[:, None]
+        An alias counts once a text, the mention's own not at all.
+        """
+        scores = np.zeros(len(candidates), dtype=np.float64)
+        if len(mentions):
+            first = first_of_kind(mentions.document, mentions.key)
+            _cohere(
+                self.vectors, self.window, mentions.document, first,
+                candidates.bounds, candidates.entity, candidates.prior, scores,
+            )  # fmt: skip
+        return scores
+
+
+@summing()
+def _cohere(vectors, window, documents, firsts, bounds, entities, priors, scores):
+    """Walks the mentions with a running sum of the window's expected vectors, kept in whole numbers.
+
+    ring holds the expected vector of every mention from `window` behind to `window` ahead, in units of 1 / GRID.
+    """
+    count, dim, length = len(firsts), vectors.shape[1], 2 * window + 2
+    ring = np.zeros((length, dim), np.int32)
+    total, context, expected = np.zeros(dim, np.int64), np.zeros(dim, np.float32), np.zeros(dim, np.float32)
+    ahead, behind = 0, 0
+    for i in range(count):
+        if i == 0 or documents[i] != documents[i - 1]:
+            total[:], ahead, behind = 0, i, i
+        while ahead < count and ahead <= i + window and documents[ahead] == documents[i]:
+            row = ring[ahead % length]
+            if firsts[ahead] == ahead:
+                expected[:] = 0
+                for c in range(bounds[ahead], bounds[ahead + 1]):
+                    vector, prior = vectors[entities[c]], np.float32(priors[c])
+                    for k in range(dim):
+                        expected[k] += prior * vector[k]
+                for k in range(dim):
+                    row[k] = np.int32(np.rint(expected[k] * GRID))
+                    total[k] += row[k]
+            else:
+                row[:] = 0
+            ahead += 1
+        while behind < i - window:
+            row = ring[behind % length]
+            for k in range(dim):
+                total[k] -= row[k]
+            behind += 1
+        if bounds[i] == bounds[i + 1]:
+            continue
+        own = ring[firsts[i] % length]
+        shown = 1 if firsts[i] >= behind else 0
+        squares = np.float32(0)
+        for k in range(dim):
+            context[k] = np.float32(total[k] - shown * own[k])
+            squares += context[k] * context[k]
+        norm = max(np.sqrt(squares), np.float32(1))
+        for c in range(bounds[i], bounds[i + 1]):
+            vector, dot = vectors[entities[c]], np.float32(0)
+            for k in range(dim):
+                dot += vector[k] * context[k]
+            scores[c] = dot / norm
 
 
 def unit_vectors(vectors: Vectors) -> Vectors:
@@ -77,13 +112,25 @@ def unit_vectors(vectors: Vectors) -> Vectors:
 
 
 def first_of_kind(document: Ints, key: npt.NDArray[np.int32]) -> Ints:
-    """For every mention, the index of the first with the same alias in the same text."""
-    order = np.lexsort((key, document))
-    new = np.ones(len(key), dtype=bool)
-    new[1:] = (document[order][1:] != document[order][:-1]) | (key[order][1:] != key[order][:-1])
+    """For every mention, the index of the first with the same alias in the same text (itself where it has none)."""
     first = np.empty(len(key), dtype=np.int64)
-    first[order] = order[new][np.cumsum(new) - 1]
+    _first_of_kind(document, key, np.zeros(int(key.max(initial=0)) + 1, dtype=np.int64), first)
     return first
+
+
+@kernel()
+def _first_of_kind(document, key, seen, first):
+    """seen: by key, 1 + the index of the last mention that was a first; older texts' are smaller than the text's."""
+    begin = 0
+    for i in range(len(key)):
+        if i and document[i] != document[i - 1]:
+            begin = i
+        first[i] = i
+        if key[i] >= 0:
+            if seen[key[i]] > begin:
+                first[i] = seen[key[i]] - 1
+            else:
+                seen[key[i]] = i + 1
 
 
 def load_vectors(folder: Path, graph: KnowledgeGraph) -> Vectors:

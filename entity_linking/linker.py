@@ -20,6 +20,7 @@ from entity_linking.mentions import MentionDetector, MentionTable
 from entity_linking.normalise import Ints
 from entity_linking.records import Candidate, ExplainedMention, Link, Mention
 from entity_linking.rerank import LinkWeights, Reranker, Scored
+from entity_linking.tokens import IS_WORD
 from kg.graph import KnowledgeGraph
 
 BATCH_CHARACTERS = 200_000
@@ -173,7 +174,7 @@ class EntityLinker:
                 mentions=len(mentions),
                 ambiguous=int(np.count_nonzero(sizes > 1)),
                 nil=int(np.count_nonzero(~linked)),
-                words=int(np.count_nonzero(mentions.tokens.is_word)),
+                words=int(np.count_nonzero(mentions.tokens.has(IS_WORD))),
             ),
             dropped=mentions.dropped,
         )

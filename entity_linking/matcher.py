@@ -1,4 +1,4 @@
-"""All aliases of a graph against texts in one pass, by hashed tokens in numpy.
+"""All aliases of a graph against texts in one pass, by hashed tokens.
 
 Every token starts a chain of hashes that grows a token at a time while it is the prefix of some alias; the longest
 alias that the text's spelling allows wins at each start, and of overlapping ones the leftmost.
@@ -11,17 +11,30 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from entity_linking.alias_table import MAX_TOKENS, NO_KEY, AliasTable, Keys, chain
+from entity_linking.alias_table import ACRONYM, FUNCTION, MAX_TOKENS, STEP, AliasTable
+from entity_linking.compiled import kernel
 from entity_linking.mentions import MentionTable
-from entity_linking.normalise import Flags, Ints
+from entity_linking.normalise import Ints
+from entity_linking.prefixes import EMPTY, NOT_A_PREFIX, find, may_start
 from entity_linking.records import Mention
-from entity_linking.tokens import Tokens, mix, tokenise
+from entity_linking.tokens import (
+    ALL_UPPER,
+    BREAK,
+    HAS_UPPER,
+    HYPHEN_BEFORE,
+    SENTENCE_START,
+    WHOLE_END,
+    WHOLE_START,
+    mix,
+    tokenise,
+)
 from kg.graph import KnowledgeGraph
 
-FILTER_BITS = 22
-"""The first-token filter has 2^22 slots: most starts are turned away without a search."""
+REASONS = ("", "part_of_character", "not_capitalised", "not_in_capitals", "function_word", "inside_compound", "overlap")
+"""Why a span that reads like an alias is no mention; 0 = it is one."""
+ALLOWED = 0
+OVERLAP = REASONS.index("overlap")
 
 
 class AliasMatcher:
@@ -34,8 +47,6 @@ class AliasMatcher:
 
     def __init__(self, table: AliasTable) -> None:
         self.table = table
-        self._filter = np.zeros(1 << FILTER_BITS, dtype=bool)
-        self._filter[_slot(table.prefixes)] = True
 
     @classmethod
     def from_graph(cls, graph: KnowledgeGraph, *, numbers: bool = False, plurals: bool = True) -> AliasMatcher:
@@ -55,85 +66,70 @@ class AliasMatcher:
 
     def detect(self, texts: Sequence[str]) -> MentionTable:
         """The mentions of several texts; those of a text do not depend on the others."""
-        tokens = tokenise(texts)
-        dropped: Counter[str] = Counter()
-        sizes, keys = self._longest(tokens, dropped)
-        starts = np.flatnonzero(sizes)
-        chosen = leftmost(starts, starts + sizes[starts])
-        dropped["overlap"] += len(starts) - len(chosen)
-        first = starts[chosen]
-        return MentionTable(tokens, first, sizes[first], keys[first], +dropped)
-
-    def _longest(self, tokens: Tokens, dropped: Counter[str]) -> tuple[Ints, Keys]:
-        """For every token, the tokens of the longest alias starting there (0 for none), and its key."""
-        sizes = np.zeros(len(tokens), dtype=np.int64)
-        keys = np.full(len(tokens), NO_KEY, dtype=np.int32)
-        capitals = np.concatenate(([0], np.cumsum(tokens.has_upper)))
-        hashes = mix(tokens.hash)
-        alive = np.flatnonzero(self._filter[_slot(hashes)] & tokens.whole_start)
-        hashes = hashes[alive]
-        for size in range(1, MAX_TOKENS + 1):
-            known, found = self.table.find(hashes)
-            alive, hashes, found = alive[known], hashes[known], found[known]
-            hits = np.flatnonzero(found != NO_KEY)
-            allowed = self._allowed(tokens, alive[hits], size, found[hits], capitals, dropped)
-            hits = hits[allowed]
-            sizes[alive[hits]] = size
-            keys[alive[hits]] = found[hits]
-            going = alive + size < len(tokens)
-            alive, hashes = alive[going], hashes[going]
-            going = ~tokens.breaks[alive + size]
-            alive, hashes = alive[going], hashes[going]
-            if not len(alive):
-                break
-            hashes = chain(hashes, tokens.hash[alive + size])
-        return sizes, keys
-
-    def _allowed(
-        self, tokens: Tokens, first: Ints, size: int, keys: Keys, capitals: Ints, dropped: Counter[str]
-    ) -> Flags:
-        """Which spans may be mentions by their spelling; the others are counted by the first reason against them."""
-        table = self.table
-        upper = capitals[first + size] - capitals[first]
-        last = first + size - 1
-        after = np.minimum(last + 1, len(tokens) - 1)
-        glued = tokens.hyphen_before[first] | ((after > last) & tokens.hyphen_before[after])
-        function = table.key_function[keys] & (size == 1)
-        acronym = tokens.all_upper[first] & table.key_acronym[keys]
-        rules = (
-            ("part_of_character", ~tokens.whole_end[last]),
-            ("not_capitalised", upper < table.key_capitals[keys]),
-            ("not_in_capitals", table.key_acronym[keys] & ~tokens.all_upper[first]),
-            ("function_word", function & ~acronym & (tokens.sentence_start[first] | (tokens.length[first] <= 2))),
-            ("inside_compound", glued & (upper == 0)),
-        )
-        allowed = np.ones(len(first), dtype=bool)
-        for reason, against in rules:
-            dropped[reason] += int(np.count_nonzero(allowed & against))
-            allowed &= ~against
-        return allowed
+        tokens, prefixes = tokenise(texts), self.table.prefixes
+        first, num = np.empty((2, len(tokens)), dtype=np.int64)
+        key = np.empty(len(tokens), dtype=np.int32)
+        reasons = np.zeros(len(REASONS), dtype=np.int64)
+        count = _match(
+            tokens.hash, tokens.length, tokens.flags, prefixes.slots, prefixes.keys, prefixes.filter,
+            self.table.key_capitals, self.table.key_flags, first, num, key, reasons,
+        )  # fmt: skip
+        dropped = Counter({reason: int(n) for reason, n in zip(REASONS, reasons, strict=True) if n and reason})
+        return MentionTable.of(tokens, first[:count], num[:count], key[:count], dropped)
 
 
-def leftmost(starts: Ints, ends: Ints) -> Ints:
-    """Indices of the spans that stay when each one taken bars those overlapping it, from left to right.
+@kernel()
+def _match(hashes, lengths, flags, slots, keys, marks, key_capitals, key_flags, out_first, out_num, out_key, reasons):
+    """Writes first token, number of tokens and key of every mention, counts refusals by reason; returns how many.
 
-    starts: strictly increasing. ends: each larger than its start.
-
-    Spans fall into clusters no other span reaches into; within each, following "the first span that starts at or
-    after my end" from its first span visits those that stay, and doubling that step visits all in log2(size) rounds.
+    A start that an earlier mention covers is tried all the same, so that what is counted depends on the text alone.
     """
-    count = len(starts)
-    if count == 0:
-        return np.zeros(0, dtype=np.int64)
-    reach = np.maximum.accumulate(ends)
-    roots = np.concatenate(([True], starts[1:] >= reach[:-1]))
-    visited = np.append(roots, False)
-    after = np.append(np.searchsorted(starts, ends), count)
-    sizes = np.diff(np.append(np.flatnonzero(roots), count))
-    for _ in range(int(sizes.max()).bit_length()):
-        visited[after[visited]] = True
-        after = after[after]
-    return np.flatnonzero(visited[:-1])
+    count, free = 0, 0
+    for first in range(len(hashes)):
+        chained = mix(hashes[first])
+        if not may_start(marks, chained) or flags[first] & WHOLE_START == 0 or chained == EMPTY:
+            continue
+        size, key, upper, length = 0, NOT_A_PREFIX, 0, 1
+        while True:
+            found = find(slots, keys, chained)
+            if found == NOT_A_PREFIX:
+                break
+            upper += 1 if flags[first + length - 1] & HAS_UPPER else 0
+            if found >= 0:
+                reason = _refusal(lengths, flags, first, length, upper, key_capitals[found], key_flags[found])
+                if reason == ALLOWED:
+                    size, key = length, found
+                else:
+                    reasons[reason] += 1
+            beyond = first + length
+            if length == MAX_TOKENS or beyond == len(hashes) or flags[beyond] & BREAK or hashes[beyond] == EMPTY:
+                break
+            chained = mix(chained * STEP + hashes[beyond])
+            length += 1
+        if size and first >= free:
+            out_first[count], out_num[count], out_key[count] = first, size, key
+            count, free = count + 1, first + size
+        elif size:
+            reasons[OVERLAP] += 1
+    return count
+
+
+@kernel(inline="always")
+def _refusal(lengths, flags, first, num, upper, capitals, key_flags):
+    """Why the span may not be the alias by its spelling, as a place in `REASONS`: the first rule against it."""
+    last = first + num - 1
+    if flags[last] & WHOLE_END == 0:
+        return 1
+    if upper < capitals:
+        return 2
+    shouted = flags[first] & ALL_UPPER != 0
+    if key_flags & ACRONYM and not shouted:
+        return 3
+    mute = flags[first] & SENTENCE_START or lengths[first] <= 2
+    if mute and num == 1 and key_flags & FUNCTION and not (shouted and key_flags & ACRONYM):
+        return 4
+    glued = flags[first] & HYPHEN_BEFORE or (last + 1 < len(flags) and flags[last + 1] & HYPHEN_BEFORE)
+    return 5 if glued and upper == 0 else ALLOWED
 
 
 def alias_strings(graph: KnowledgeGraph) -> tuple[list[str], Ints]:
@@ -141,7 +137,3 @@ def alias_strings(graph: KnowledgeGraph) -> tuple[list[str], Ints]:
     column: Any = graph.aliases["alias"].combine_chunks()
     encoded = column.dictionary_encode()
     return encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64)
-
-
-def _slot(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    return hashes >> np.uint64(64 - FILTER_BITS)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from entity_linking.alias_table import MAX_TOKENS, NO_KEY, AliasTable, Keys, chain
+from entity_linking.alias_table import MAX_TOKENS, AliasTable, chain
+from entity_linking.compiled import kernel
 from entity_linking.normalise import Flags, Ints
-from entity_linking.tokens import Tokens, mix, tokenise
+from entity_linking.prefixes import NO_KEY, Keys
+from entity_linking.tokens import ALL_UPPER, BREAK, HAS_UPPER, IS_WORD, SENTENCE_START, Tokens, mix, tokenise
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,8 @@ class MentionTable:
     document, start, end: its text, and its span there in code points.
     capitals: number of its tokens holding a capital. all_upper: all of them in capitals.
     capital_evidence: capitalised where the sentence does not ask for it.
+    inside_name: capitalised, and so is the word right before (not a sentence's first) or right after: "Arthur C.
+        Clarke".
     dropped: spans that read like an alias and are no mention, by reason.
     """
 
@@ -30,50 +34,64 @@ class MentionTable:
     first_token: Ints
     num_tokens: Ints
     key: Keys
-    dropped: Counter[str] = field(default_factory=Counter)
+    document: Ints
+    start: Ints
+    end: Ints
+    capitals: Ints
+    all_upper: Flags
+    capital_evidence: Flags
+    inside_name: Flags
+    dropped: Counter[str]
 
     def __len__(self) -> int:
         return len(self.key)
 
-    @property
-    def document(self) -> Ints:
-        return self.tokens.document[self.first_token]
-
-    @property
-    def start(self) -> Ints:
-        return self.tokens.start[self.first_token]
-
-    @property
-    def end(self) -> Ints:
-        return self.tokens.end[self.first_token + self.num_tokens - 1]
-
-    @property
-    def capitals(self) -> Ints:
-        return count_between(self.tokens.has_upper, self.first_token, self.num_tokens)
-
-    @property
-    def all_upper(self) -> Flags:
-        return count_between(self.tokens.all_upper, self.first_token, self.num_tokens) == self.num_tokens
-
-    @property
-    def capital_evidence(self) -> Flags:
-        capitals = self.capitals
-        return (capitals > 0) & ((capitals > 1) | ~self.tokens.sentence_start[self.first_token])
-
-    @property
-    def inside_name(self) -> Flags:
-        """Capitalised, and so is the word right before (not a sentence's first) or right after: "Arthur C. Clarke"."""
-        tokens, last = self.tokens, self.first_token + self.num_tokens - 1
-        names = np.append(tokens.is_word & tokens.has_upper, False)
-        breaks = np.append(tokens.breaks, True)
-        before = names[self.first_token - 1] & ~breaks[self.first_token]
-        before &= ~np.append(tokens.sentence_start, False)[self.first_token - 1]
-        after = names[last + 1] & ~breaks[last + 1]
-        return tokens.has_upper[self.first_token] & tokens.has_upper[last] & (before | after)
+    @classmethod
+    def of(cls, tokens: Tokens, first: Ints, num: Ints, key: Keys, dropped: Counter[str] | None = None) -> MentionTable:
+        """Works out the columns that the tokens decide."""
+        capitals = np.empty(len(first), dtype=np.int64)
+        flags = np.empty((3, len(first)), dtype=bool)
+        _describe(tokens.flags, first, num, capitals, *flags)
+        return cls(
+            tokens=tokens,
+            first_token=first,
+            num_tokens=num,
+            key=key,
+            document=tokens.document[first].astype(np.int64),
+            start=tokens.start[first],
+            end=tokens.end[first + num - 1],
+            capitals=capitals,
+            all_upper=flags[0],
+            capital_evidence=flags[1],
+            inside_name=flags[2],
+            dropped=Counter() if dropped is None else dropped,
+        )
 
     def alias(self, mention: int) -> str:
         """The folded form a mention reads like."""
         return self.tokens.text_of(int(self.first_token[mention]), int(self.num_tokens[mention]))
+
+
+@kernel()
+def _describe(flags, firsts, nums, capitals, all_upper, evidence, inside_name):
+    for i in range(len(firsts)):
+        first, last = firsts[i], firsts[i] + nums[i] - 1
+        upper, shouted = 0, 0
+        for token in range(first, last + 1):
+            upper += 1 if flags[token] & HAS_UPPER else 0
+            shouted += 1 if flags[token] & ALL_UPPER else 0
+        capitals[i], all_upper[i] = upper, shouted == nums[i]
+        evidence[i] = upper > 1 or (upper == 1 and flags[first] & SENTENCE_START == 0)
+        beside = first > 0 and _is_name(flags[first - 1]) and flags[first] & BREAK == 0
+        beside = beside and flags[first - 1] & SENTENCE_START == 0
+        if last + 1 < len(flags) and _is_name(flags[last + 1]) and flags[last + 1] & BREAK == 0:
+            beside = True
+        inside_name[i] = beside and flags[first] & HAS_UPPER != 0 and flags[last] & HAS_UPPER != 0
+
+
+@kernel(inline="always")
+def _is_name(flag):
+    return flag & IS_WORD != 0 and flag & HAS_UPPER != 0
 
 
 class MentionDetector(Protocol):
@@ -108,7 +126,7 @@ class GivenSpans:
                 else:
                     dropped["span_inside_token"] += 1
         firsts, nums = np.array(first, dtype=np.int64), np.array(num, dtype=np.int64)
-        return MentionTable(tokens, firsts, nums, self._keys(tokens, firsts, nums), dropped)
+        return MentionTable.of(tokens, firsts, nums, self._keys(tokens, firsts, nums), dropped)
 
     def _keys(self, tokens: Tokens, first: Ints, num: Ints) -> Keys:
         keys = np.full(len(first), NO_KEY, dtype=np.int32)
@@ -117,13 +135,7 @@ class GivenSpans:
         hashes = mix(tokens.hash[first])
         for k in range(1, int(num.max()) + 1):
             done = num == k
-            keys[done] = self.table.find(hashes[done])[1]
+            keys[done] = self.table.prefixes.find(hashes[done])[1]
             going = num > k
             hashes[going] = chain(hashes[going], tokens.hash[first[going] + k])
         return keys
-
-
-def count_between(flags: Flags, first: Ints, num: Ints) -> Ints:
-    """How many of the `num` flags from `first` on are set."""
-    totals = np.concatenate(([0], np.cumsum(flags, dtype=np.int64)))
-    return totals[first + num] - totals[first]

@@ -68,9 +68,10 @@ def fold(text: str) -> str:
     return decode(fold_text(text).codes)
 
 
-def fold_text(text: str) -> Folded:
-    """Folds with offsets; lone surrogates stay what they are."""
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+def fold_text(text: str, codes: Codes | None = None) -> Folded:
+    """Folds with offsets; lone surrogates stay what they are. codes: the text's code points, where they are known."""
+    if codes is None:
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     folded = fold_table()[codes]
     odd = np.flatnonzero(folded == NOT_ONE_TO_ONE)
     return _expand(text, folded, odd) if len(odd) else Folded(folded)

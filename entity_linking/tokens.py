@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
+from entity_linking.compiled import kernel
 from entity_linking.normalise import (
     APOSTROPHE,
+    LOWER,
     NEWLINE,
     NUMBER,
     SINGLE,
@@ -23,7 +24,6 @@ from entity_linking.normalise import (
     WORD,
     Codes,
     Flags,
-    Folded,
     Ints,
     class_table,
     decode,
@@ -35,184 +35,216 @@ Hashes = npt.NDArray[np.uint64]
 
 LONGEST_TOKEN = 255
 """Longer tokens are in no alias and hash to 0."""
-HASH_BASE = 0x9E3779B97F4A7C15
-HASH_BLOCK = 1 << 17
-"""Tokens hashed at once; bounds the memory of one pass."""
+HASH_BASE = np.uint64(0x9E3779B97F4A7C15)
 SENTENCE_ENDS = ".!?:;…•\"'([{*|"
 """After these a capital says nothing about a name (opening quotes and brackets count as sentence starts)."""
+
+BREAK, WHOLE_START, WHOLE_END, IS_WORD, IS_NUMBER, HAS_UPPER, ALL_UPPER, HYPHEN_BEFORE, SENTENCE_START = (
+    1 << bit for bit in range(9)
+)
+"""Bits of `Tokens.flags`, explained there."""
+
+_HYPHEN, _SMALL_S = ord("-"), ord("s")
+_ENDS = np.array([ord(c) for c in SENTENCE_ENDS], dtype=np.uint32)
+_MIX_A, _MIX_B, _HALF = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53), np.uint64(33)
+_ONE = np.uint64(1)
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Tokens of several texts in order; all arrays have shape (num_tokens,).
+    """Tokens of several texts in order; all arrays but `codes` have shape (num_tokens,).
 
-    document: index of the token's text. start, end: its span in that text, in code points of the original.
-    hash: of the folded characters. length: number of folded characters.
-    breaks: no mention may reach from the token before into this one (first of a text, or after an empty line).
-    whole_start, whole_end: the token begins (ends) where an original character does; half of a `½` does not.
-    is_word: a run of letters and digits, not punctuation. is_number: digits only.
-    has_upper: holds a capital. all_upper: holds a capital and no other kind of letter.
-    hyphen_before: joined to the token before by a hyphen without blanks.
-    sentence_start: a capital here may be the sentence's.
-    codes, first, last: the folded batch and the token's span in it.
+    document: int32: index of the token's text. start, end: int64: its span in that text, in code points of the
+    original. hash: uint64, of the folded characters. length: int32, number of folded characters.
+    flags: uint16, a sum of
+        BREAK: no mention may reach from the token before into this one (first of a text, or after an empty line);
+        WHOLE_START, WHOLE_END: the token begins (ends) where an original character does; half of a `½` does not;
+        IS_WORD: a run of letters and digits, not punctuation; IS_NUMBER: digits only;
+        HAS_UPPER: holds a capital; ALL_UPPER: holds a capital and no other kind of letter;
+        HYPHEN_BEFORE: joined to the token before by a hyphen without blanks;
+        SENTENCE_START: a capital here may be the sentence's.
+    codes: uint32: the folded batch. first: int64: where in it the token begins.
     """
 
     num_documents: int
-    document: Ints
+    document: npt.NDArray[np.int32]
     start: Ints
     end: Ints
     hash: Hashes
-    length: Ints
-    breaks: Flags
-    whole_start: Flags
-    whole_end: Flags
-    is_word: Flags
-    is_number: Flags
-    has_upper: Flags
-    all_upper: Flags
-    hyphen_before: Flags
-    sentence_start: Flags
+    length: npt.NDArray[np.int32]
+    flags: npt.NDArray[np.uint16]
     codes: Codes
     first: Ints
-    last: Ints
 
     def __len__(self) -> int:
         return len(self.start)
 
+    def has(self, flag: int) -> Flags:
+        """Which tokens have a flag."""
+        return (self.flags & np.uint16(flag)) != 0
+
     def text_of(self, first_token: int, num_tokens: int) -> str:
         """The folded tokens, joined by one space."""
         span = range(first_token, first_token + num_tokens)
-        return " ".join(decode(self.codes[self.first[t] : self.last[t]]) for t in span)
+        return " ".join(decode(self.codes[self.first[t] : self.first[t] + self.length[t]]) for t in span)
 
 
 def tokenise(texts: Sequence[str]) -> Tokens:
     """Cuts texts into tokens; a text without any simply has none."""
-    lengths = np.fromiter((len(text) for text in texts), np.int64, len(texts))
-    text_starts = np.concatenate(([0], np.cumsum(lengths + 1)))[:-1] if len(texts) else np.zeros(0, np.int64)
+    bounds = np.zeros(len(texts) + 1, dtype=np.int64)
+    np.cumsum(np.fromiter((len(text) + 1 for text in texts), np.int64, len(texts)), out=bounds[1:])
     joined = "\n".join(texts)
-    folded = fold_text(joined)
+    original = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    folded = fold_text(joined, original)
+    one_to_one = folded.starts is None
+    starts = np.zeros(0, np.int64) if folded.starts is None else folded.starts
+    ends = np.zeros(0, np.int64) if folded.ends is None else folded.ends
     codes = folded.codes
-    first, last, is_word = _cut(codes)
-    start, end, whole_start, whole_end = _original(folded, first, last)
-    document = np.searchsorted(text_starts, start, "right") - 1
-    breaks = _breaks(codes, first, last, document)
-    uppers, letters, numbers = _shapes(joined, start, end)
+    size = len(codes)
+    first, start, end = np.empty((3, size), dtype=np.int64)
+    length, document = np.empty((2, size), dtype=np.int32)
+    hashes, flags = np.empty(size, dtype=np.uint64), np.empty(size, dtype=np.uint16)
+    count = _cut(
+        codes, starts, ends, one_to_one, original, bounds, class_table(), shape_table(),
+        first, length, start, end, document, hashes, flags,
+    )  # fmt: skip
+    kept = slice(0, count)
     return Tokens(
         num_documents=len(texts),
-        document=document,
-        start=start - text_starts[document],
-        end=end - text_starts[document],
-        hash=_hash(codes, first, last),
-        length=last - first,
-        breaks=breaks,
-        whole_start=whole_start,
-        whole_end=whole_end,
-        is_word=is_word,
-        is_number=is_word & (numbers == end - start),
-        has_upper=uppers > 0,
-        all_upper=(uppers > 0) & (uppers == letters),
-        hyphen_before=_hyphen_before(codes, first, last),
-        sentence_start=_sentence_start(codes, first, breaks),
+        document=document[kept],
+        start=start[kept],
+        end=end[kept],
+        hash=hashes[kept],
+        length=length[kept],
+        flags=flags[kept],
         codes=codes,
-        first=first,
-        last=last,
+        first=first[kept],
     )
 
 
-def mix(hashes: Hashes) -> Hashes:
-    """Spreads every bit over the word (the finaliser of MurmurHash3); one to one."""
-    mixed = hashes ^ (hashes >> np.uint64(33))
-    mixed *= np.uint64(0xFF51AFD7ED558CCD)
-    mixed ^= mixed >> np.uint64(33)
-    mixed *= np.uint64(0xC4CEB9FE1A85EC53)
-    mixed ^= mixed >> np.uint64(33)
-    return mixed
+@kernel()
+def mix(value):
+    """Spreads every bit of a uint64 over the word (the finaliser of MurmurHash3); one to one. Arrays too."""
+    value = value ^ (value >> _HALF)
+    value = value * _MIX_A
+    value = value ^ (value >> _HALF)
+    value = value * _MIX_B
+    return value ^ (value >> _HALF)
 
 
-def _cut(codes: Codes) -> tuple[Ints, Ints, Flags]:
-    """Spans of the tokens in the folded batch, and which are words."""
-    classes = class_table()[codes]
-    word = classes == WORD
-    single = classes == SINGLE
-    apostrophes = np.flatnonzero(classes == APOSTROPHE)
-    begins = np.zeros(len(codes) + 1, dtype=bool)
-    if len(apostrophes):
-        padded = np.concatenate((word, [False, False]))
-        inner = padded[apostrophes - 1] & padded[apostrophes + 1]
-        single[apostrophes[~inner]] = True
-        inside = apostrophes[inner]
-        possessive = (codes[inside + 1] == ord("s")) & ~padded[inside + 2]
-        possessive &= np.concatenate((classes, [0, 0]))[inside + 2] != APOSTROPHE
-        word[inside] = True
-        begins[inside[possessive]] = True
-    before = np.concatenate(([False], word[:-1])) if len(word) else word
-    begins[:-1] |= single | (word & ~before)
-    covered = np.concatenate((word | single, [False]))
-    ends = covered[:-1] & (~covered[1:] | begins[1:])
-    first = np.flatnonzero(begins[:-1])
-    return first, np.flatnonzero(ends) + 1, word[first]
+@kernel()
+def _cut(
+    codes, starts, ends, one_to_one, original, bounds, classes, shapes,
+    out_first, out_length, out_start, out_end, out_document, out_hash, out_flags,
+):  # fmt: skip
+    """Writes the tokens of a folded batch and returns their number.
+
+    codes: folded. starts, ends: original span of each folded code point (empty where `one_to_one`). original: code
+    points before folding. bounds: where the texts begin in it. classes, shapes: the tables of `normalise`.
+    """
+    size, count, at, document, lines, previous = len(codes), 0, 0, 0, 2, -1
+    while at < size:
+        kind = classes[codes[at]]
+        if kind == NEWLINE:
+            lines += 1
+        if kind != WORD and kind != SINGLE and kind != APOSTROPHE:
+            at += 1
+            continue
+        last = at + 1
+        if kind == WORD or _is_possessive(codes, classes, at):
+            last = _word_end(codes, classes, at + 1)
+        start = at if one_to_one else starts[at]
+        end = last if one_to_one else ends[last - 1]
+        while start >= bounds[document + 1]:
+            document += 1
+            lines = 2  # nothing reaches from one text into the next
+        flags = _shape_flags(original, shapes, start, end)
+        flags = flags | IS_WORD if kind == WORD or last - at > 1 else flags & ~IS_NUMBER
+        if one_to_one or at == 0 or starts[at] != starts[at - 1]:
+            flags |= WHOLE_START
+        if one_to_one or last == size or starts[last] != starts[last - 1]:
+            flags |= WHOLE_END
+        if lines >= 2:
+            flags |= BREAK | SENTENCE_START
+        elif _ends_sentence(codes[out_first[count - 1]]):
+            flags |= SENTENCE_START
+        if at - previous == 1 and previous >= 0 and codes[previous] == _HYPHEN:
+            flags |= HYPHEN_BEFORE
+        out_first[count], out_length[count] = at, last - at
+        out_start[count], out_end[count] = start - bounds[document], end - bounds[document]
+        out_document[count], out_flags[count] = document, flags
+        out_hash[count] = _hash(codes, at, last)
+        count, at, lines, previous = count + 1, last, 0, last
+    return count
 
 
-def _original(folded: Folded, first: Ints, last: Ints) -> tuple[Ints, Ints, Flags, Flags]:
-    if folded.starts is None or folded.ends is None:
-        whole = np.ones(len(first), dtype=bool)
-        return first, last, whole, whole
-    starts = folded.starts
-    new = np.ones(len(starts) + 1, dtype=bool)
-    new[1:-1] = starts[1:] != starts[:-1]
-    return starts[first], folded.ends[last - 1], new[first], new[last]
+@kernel(inline="always")
+def _is_possessive(codes, classes, at):
+    """An apostrophe within a word: a possessive `'s` begins here (another one would have been passed over)."""
+    return classes[codes[at]] == APOSTROPHE and _inside_word(codes, classes, at)
 
 
-def _breaks(codes: Codes, first: Ints, last: Ints, document: Ints) -> Flags:
-    breaks = np.ones(len(first), dtype=bool)
-    lines = np.cumsum(np.concatenate(([0], class_table()[codes] == NEWLINE)), dtype=np.int32)
-    breaks[1:] = (document[1:] != document[:-1]) | (lines[first[1:]] - lines[last[:-1]] >= 2)
-    return breaks
+@kernel(inline="always")
+def _inside_word(codes, classes, at):
+    within = 0 < at < len(codes) - 1
+    return within and classes[codes[at - 1]] == WORD and classes[codes[at + 1]] == WORD
 
 
-def _hyphen_before(codes: Codes, first: Ints, last: Ints) -> Flags:
-    joined = np.zeros(len(first), dtype=bool)
-    joined[1:] = (first[1:] - last[:-1] == 1) & (codes[last[:-1]] == ord("-"))
-    return joined
+@kernel()
+def _word_end(codes, classes, at):
+    """Where the word that reaches to `at` ends: behind its last letter, or before a possessive `'s`."""
+    size = len(codes)
+    while at < size:
+        kind = classes[codes[at]]
+        if kind == APOSTROPHE:
+            if not _inside_word(codes, classes, at):
+                break
+            beyond = classes[codes[at + 2]] if at + 2 < size else 0
+            if codes[at + 1] == _SMALL_S and beyond != WORD and beyond != APOSTROPHE:
+                break
+        elif kind != WORD:
+            break
+        at += 1
+    return at
 
 
-def _sentence_start(codes: Codes, first: Ints, breaks: Flags) -> Flags:
-    starts = breaks.copy()
-    ends = np.array([ord(c) for c in SENTENCE_ENDS], dtype=np.uint32)
-    starts[1:] |= np.isin(codes[first[:-1]], ends)
-    return starts
+@kernel()
+def _shape_flags(original, shapes, start, end):
+    upper, letters, numbers = 0, 0, 0
+    for i in range(start, end):
+        shape = shapes[original[i]]
+        if shape == UPPER:
+            upper += 1
+            letters += 1
+        elif shape == LOWER:
+            letters += 1
+        elif shape == NUMBER:
+            numbers += 1
+    flags = 0
+    if upper > 0:
+        flags |= HAS_UPPER
+        if upper == letters:
+            flags |= ALL_UPPER
+    if numbers == end - start:
+        flags |= IS_NUMBER
+    return flags
 
 
-def _shapes(joined: str, start: Ints, end: Ints) -> tuple[Ints, Ints, Ints]:
-    """Number of capitals, of cased letters, and of digits of every token, counted in the original text."""
-    shapes = shape_table()[np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)]
-    counts = []
-    for flags in (shapes == UPPER, (shapes != 0) & (shapes != NUMBER), shapes == NUMBER):
-        totals = np.concatenate(([0], np.cumsum(flags, dtype=np.int32)))
-        counts.append(totals[end] - totals[start])
-    return counts[0], counts[1], counts[2]
+@kernel(inline="always")
+def _ends_sentence(code):
+    found = False
+    for end in _ENDS:
+        found |= code == end
+    return found
 
 
-def _hash(codes: Codes, first: Ints, last: Ints) -> Hashes:
-    """Polynomial hash of every token modulo 2^64, length and all mixed in."""
-    hashes = np.zeros(len(first), dtype=np.uint64)
-    lengths = np.where(last - first > LONGEST_TOKEN, 0, last - first)
-    powers = _powers()
-    for low in range(0, len(first), HASH_BLOCK):
-        size = lengths[low : low + HASH_BLOCK]
-        kept = np.flatnonzero(size)
-        size = size[kept]
-        offsets = np.cumsum(size) - size
-        within = np.arange(int(size.sum())) - np.repeat(offsets, size)
-        at = np.repeat(first[low : low + HASH_BLOCK][kept], size) + within
-        terms = (codes[at].astype(np.uint64) + np.uint64(1)) * powers[within]
-        if len(kept):
-            hashes[low + kept] = mix(np.add.reduceat(terms, offsets) + size.astype(np.uint64))
-    return hashes
-
-
-@cache
-def _powers() -> Hashes:
-    base = np.full(LONGEST_TOKEN, HASH_BASE, dtype=np.uint64)
-    base[0] = 1
-    return np.cumprod(base, dtype=np.uint64)
+@kernel(inline="always")
+def _hash(codes, first, last):
+    """Polynomial hash of a token modulo 2^64, its length mixed in."""
+    if last - first > LONGEST_TOKEN:
+        return np.uint64(0)
+    total, power = np.uint64(last - first), _ONE
+    for i in range(first, last):
+        total += (np.uint64(codes[i]) + _ONE) * power
+        power *= HASH_BASE
+    return mix(total)

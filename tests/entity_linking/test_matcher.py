@@ -5,13 +5,12 @@ from __future__ import annotations
 import unicodedata
 from dataclasses import dataclass
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entity_linking.alias_table import AliasTable
-from entity_linking.matcher import AliasMatcher, leftmost
+from entity_linking.matcher import AliasMatcher
 from entity_linking.normalise import fold, fold_character
 from entity_linking.policy import ADJECTIVES, FUNCTION_WORDS, numerals
 from entity_linking.tokens import SENTENCE_ENDS, tokenise
@@ -242,20 +241,6 @@ def test_a_text_is_matched_alike_alone_and_in_a_batch(aliases: list[str], texts:
     together = list(zip(table.document.tolist(), table.start.tolist(), table.end.tolist()))
     alone = [(i, m.start, m.end) for i, text in enumerate(texts) for m in matcher.find(text)]
     assert together == alone
-
-
-@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 9)), max_size=40))
-@settings(max_examples=200, deadline=None)
-def test_overlaps_are_resolved_from_left_to_right(steps: list[tuple[int, int]]) -> None:
-    """The doubling visits the same spans as walking them one by one."""
-    starts = np.cumsum([step for step, _ in steps], dtype=np.int64)
-    ends = starts + np.array([size for _, size in steps], dtype=np.int64)
-    walked, reach = [], -1
-    for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist())):
-        if start >= reach:
-            walked.append(i)
-            reach = end
-    assert leftmost(starts, ends).tolist() == walked
 
 
 @pytest.mark.parametrize(
