@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 from ernie.errors import InputError
 
@@ -38,6 +40,10 @@ class ErnieConfig(PreTrainedConfig):
     cls_entity: [CLS] is an entity with a zero vector, as in the first implementation.
     no_entity_candidate: the zero vector "no entity" is a further candidate of the denoising entity
         auto-encoder, always with logit 0 and never a target.
+    entity_input_size: width of the given entity vectors where a trained projection (without bias) makes them
+        entity_size wide; None = they are, and enter raw as in the paper.
+    num_trained_entity_rows: 0 = vectors come from an attached table, frozen as in the paper; n = they are n trained
+        rows (row 0 "no entity" included), saved with the weights.
     classifier_dropout: dropout before a task head, hidden_dropout_prob when None.
     """
 
@@ -63,6 +69,8 @@ class ErnieConfig(PreTrainedConfig):
     layer_types: list[str] | None = None
     cls_entity: bool = True
     no_entity_candidate: bool = True
+    entity_input_size: int | None = None
+    num_trained_entity_rows: int = 0
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.layer_types is None:
@@ -73,6 +81,7 @@ class ErnieConfig(PreTrainedConfig):
         if "fuse" in self.layer_types:
             heads = self.num_entity_attention_heads
             _check_heads("entity_size", self.entity_size, "num_entity_attention_heads", heads)
+        _check_sizes(self)
         super().__post_init__(**kwargs)
 
     def validate_layer_type(self) -> None:
@@ -103,6 +112,17 @@ class ErnieConfig(PreTrainedConfig):
         return cls(**fields)
 
 
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "entity_size",
+    "entity_input_size",
+)
+
 _BERT_FIELDS = (
     "vocab_size",
     "hidden_size",
@@ -130,6 +150,27 @@ def _check_layer_types(layer_types: Sequence[str], num_hidden_layers: int) -> No
         raise InputError(
             f"layer_types needs one entry a layer: num_hidden_layers is {num_hidden_layers}, "
             f"got {len(layer_types)} entries"
+        )
+
+
+def _check_sizes(config: ErnieConfig) -> None:
+    """Sizes are whole numbers from 1, two may be 0; what torch would say of others names none of these fields."""
+    for name in _SIZES:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise InputError(f"{name} is at least 1, got {value}")
+    if config.num_trained_entity_rows < 0 or config.num_trained_entity_rows == 1:
+        raise InputError(
+            f"num_trained_entity_rows is 0 (a frozen table) or at least 2 (row 0 stands for 'no entity'), "
+            f"got {config.num_trained_entity_rows}"
+        )
+    if config.layer_norm_eps <= 0:
+        raise InputError(f"layer_norm_eps is above 0, got {config.layer_norm_eps}")
+    if config.hidden_act not in ACT2FN:
+        near = difflib.get_close_matches(config.hidden_act, ACT2FN, n=1)
+        raise InputError(
+            f"hidden_act is an activation of transformers (gelu, relu, ...), got {config.hidden_act!r}"
+            + (f", did you mean {near[0]}?" if near else "")
         )
 
 

@@ -116,7 +116,7 @@ def load_exactly(
         raise InputError(f"the weights of {source} do not fit {type(model).__name__}: {' and '.join(listed)}")
 
 
-FRESH_ON_BERT = ("_ent.", "bert.pooler.", "cls.")
+FRESH_ON_BERT = ("_ent.", "bert.entities.", "bert.pooler.", "cls.")
 """Parts of an ERNIE that a BERT folder may lack: the knowledge parts, pooler and pre-training heads."""
 
 

@@ -152,8 +152,8 @@ class ErnieForPreTraining(ErniePreTrainedModel):
 
         labels (batch, seq_len), next_sentence_label (batch,), entity_labels (batch, num_entities): -100 ignored.
         entity_labels index the candidates, given as table rows entity_candidate_ids (num_candidates,) without row 0,
-        or as vectors entity_candidates (num_candidates, entity_size). An entity that was removed for denoising
-        (entity_ids 0, masked) keeps its position and its label.
+        or as vectors entity_candidates (num_candidates, entity_size), projected where entities are. An entity that
+        was removed for denoising (entity_ids 0, masked) keeps its position and its label.
         """
         outputs = self.bert(input_ids, entity_positions=entity_positions, **inputs)
         hidden, order_logits = outputs.last_hidden_state, self.cls.seq_relationship(outputs.pooler_output)
@@ -192,10 +192,10 @@ class ErnieForPreTraining(ErniePreTrainedModel):
     def _candidates(self, ids: torch.Tensor | None, vectors: torch.Tensor | None) -> torch.Tensor | None:
         """Candidate vectors (num_candidates, entity_size), None when none were given."""
         if ids is None:
-            return vectors
+            return None if vectors is None else self.entity_input(vectors.to(self.device))
         if vectors is not None:
             raise InputError("give entity_candidate_ids or entity_candidates, not both")
-        if self.config.no_entity_candidate and bool((ids == 0).any()):
+        if self.config.no_entity_candidate and not torch.compiler.is_compiling() and bool((ids == 0).any()):
             raise InputError(
                 "entity_candidate_ids hold row 0, but 'no entity' is added by config.no_entity_candidate: leave 0 out"
             )

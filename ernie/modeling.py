@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +16,11 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from ernie.configuration import ErnieConfig
 from ernie.embeddings import ErnieEmbeddings
+from ernie.entity_input import EntityInput
 from ernie.entity_table import EntityTable
 from ernie.errors import InputError
 from ernie.layers import LAYERS, EntitySlots
+from ernie.remote_code import remote_code, write_sources
 
 
 @dataclass
@@ -59,36 +63,38 @@ class ErniePreTrainedModel(PreTrainedModel):
             init.zeros_(free_bias)
 
     @property
+    def entity_input(self) -> EntityInput:
+        """Where entity rows become vectors."""
+        base = self.base_model
+        assert isinstance(base, ErnieModel), "every class here holds an ErnieModel"
+        return base.entities
+
+    @property
     def entity_table(self) -> EntityTable | None:
         """The attached table, None without one."""
-        base = self.base_model
-        assert isinstance(base, ErnieModel), "every class here holds an ErnieModel"
-        return base._entity_table
+        return self.entity_input.table
 
-    def attach_entity_table(self, table: EntityTable | None) -> None:
-        """Give `entity_ids` a meaning: rows of `table`. Not a parameter, not saved, never trained.
+    def attach_entity_table(self, table: EntityTable | str | Path | None) -> None:
+        """Give `entity_ids` a meaning: rows of `table` (or of the one in that folder or file).
 
-        None detaches. A table of another width than config.entity_size is an InputError.
+        A frozen table is neither a parameter nor saved; another may be attached at any time. With
+        config.num_trained_entity_rows, its vectors are copied into the trained rows. None detaches. A table of
+        another width than the model's is an InputError.
         """
-        if table is not None and table.entity_size != self.config.entity_size:
-            raise InputError(
-                f"this model takes entity vectors of width {self.config.entity_size}, the table's are "
-                f"{table.entity_size} wide: embed the graph with dim={self.config.entity_size}, or build the model "
-                f"with entity_size={table.entity_size}"
-            )
-        base = self.base_model
-        assert isinstance(base, ErnieModel), "every class here holds an ErnieModel"
-        base._entity_table = table
+        self.entity_input.attach(EntityTable.open(table) if isinstance(table, str | Path) else table)
 
     def entity_rows(self, entity_ids: torch.Tensor) -> torch.Tensor:
-        """Vectors of `entity_ids`, shape entity_ids.shape + (entity_size,), in the model's device and dtype."""
-        table = self.entity_table
-        if table is None:
-            raise InputError(
-                "entity_ids need an entity table: call model.attach_entity_table(EntityTable.open(folder)), "
-                "or give the vectors themselves as entity_embeds"
-            )
-        return table.rows(entity_ids).to(device=self.device, dtype=self.dtype)
+        """Vectors of `entity_ids` as the layers take them, shape entity_ids.shape + (entity_size,), in the model's
+        device and dtype."""
+        vectors = self.entity_input.lookup(entity_ids)
+        return self.entity_input(vectors.to(device=self.device, dtype=self.dtype))
+
+    def save_pretrained(self, save_directory: str | PathLike[str], *settings: Any, **more: Any) -> None:
+        """As transformers saves (safetensors, config.json), and the source that loads it elsewhere (`remote_code`)."""
+        with remote_code(self.config, type(self).__name__) as sources:
+            if settings[0] if settings else more.get("is_main_process", True):
+                write_sources(sources, Path(save_directory))
+            super().save_pretrained(save_directory, *settings, **more)
 
 
 class ErnieEncoder(nn.Module):
@@ -127,7 +133,11 @@ class ErnieModel(ErniePreTrainedModel):
         )
         self.encoder = ErnieEncoder(config)
         self.pooler = Pooler(config.hidden_size)
-        self._entity_table: EntityTable | None = None
+        self.entities = EntityInput(
+            entity_size=config.entity_size,
+            input_size=config.entity_input_size,
+            num_trained_rows=config.num_trained_entity_rows,
+        )
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -215,12 +225,19 @@ class ErnieModel(ErniePreTrainedModel):
         if ids is not None and embeds is not None:
             raise InputError("give entity_ids or entity_embeds, not both")
         if ids is not None:
+            if ids.dim() != 2 or ids.shape[0] != batch:
+                raise InputError(
+                    f"entity_ids have shape (batch, num_entities) = ({batch}, num_entities), got {tuple(ids.shape)}"
+                )
             embeds = self.entity_rows(ids)
             mask = (ids != 0) if mask is None else mask
+        elif embeds is not None:
+            _check_vectors(embeds, batch, self.entities.width)
+            embeds = self.entities(embeds.to(hidden.device))
         if embeds is None:
             size, positions, mask = self.config.entity_size, None, None
             embeds = hidden.new_zeros(batch, 0, size)
-        _check_entities(embeds, positions, mask, batch, seq_len, self.config.entity_size)
+        _check_entities(embeds, positions, mask, seq_len)
         shape = embeds.shape[:2]
         embeds = embeds.to(device=hidden.device, dtype=hidden.dtype)
         positions = hidden.new_zeros(shape, dtype=torch.long) if positions is None else positions.long()
@@ -238,21 +255,19 @@ class ErnieModel(ErniePreTrainedModel):
         return embeds, slots
 
 
-def _check_entities(
-    embeds: torch.Tensor,
-    positions: torch.Tensor | None,
-    mask: torch.Tensor | None,
-    batch: int,
-    seq_len: int,
-    entity_size: int,
-) -> None:
-    """Shapes, and on the CPU the range of the positions (elsewhere the gather itself refuses them)."""
-    expected = (batch, embeds.shape[1] if embeds.dim() == 3 else -1)
-    if embeds.dim() != 3 or embeds.shape[0] != batch or embeds.shape[2] != entity_size:
+def _check_vectors(embeds: torch.Tensor, batch: int, width: int) -> None:
+    if embeds.dim() != 3 or embeds.shape[0] != batch or embeds.shape[2] != width:
         raise InputError(
-            f"entity vectors have shape (batch, num_entities, entity_size) = ({batch}, num_entities, {entity_size}), "
+            f"entity vectors have shape (batch, num_entities, entity_size) = ({batch}, num_entities, {width}), "
             f"got {tuple(embeds.shape)}"
         )
+
+
+def _check_entities(
+    embeds: torch.Tensor, positions: torch.Tensor | None, mask: torch.Tensor | None, seq_len: int
+) -> None:
+    """Shapes, and on the CPU the range of the positions (elsewhere the gather itself refuses them)."""
+    expected = tuple(embeds.shape[:2])
     for name, tensor in (("entity_positions", positions), ("entity_attention_mask", mask)):
         if tensor is not None and tuple(tensor.shape) != expected:
             raise InputError(f"{name} has shape (batch, num_entities) = {expected}, got {tuple(tensor.shape)}")
