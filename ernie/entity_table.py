@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import mmap
 from pathlib import Path
 from typing import Literal, Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -47,6 +49,7 @@ class EntityTable:
         self.num_rows, self.entity_size = int(array.shape[0]), int(array.shape[1])
         self._vectors = array
         self._read: _Rows = lambda rows: np.asarray(array[rows], dtype=np.float32)
+        self._handle = _register(self)
 
     @classmethod
     def open(cls, source: str | Path) -> EntityTable:
@@ -57,8 +60,13 @@ class EntityTable:
     def rows(self, entity_ids: torch.Tensor) -> torch.Tensor:
         """entity_ids: integer tensor of any shape. Returns float32, entity_ids.shape + (entity_size,), on its device.
 
-        A row outside 0..num_rows-1 is an InputError naming it.
+        A row outside 0..num_rows-1 is an InputError naming it. Under torch.compile one opaque operator: no graph break.
         """
+        if torch.compiler.is_compiling():
+            return _gather(entity_ids, self._handle, self.entity_size)
+        return self._gather(entity_ids)
+
+    def _gather(self, entity_ids: torch.Tensor) -> torch.Tensor:
         rows = entity_ids.detach().cpu().numpy().astype(np.int64).ravel()
         bad = rows[(rows < 0) | (rows >= self.num_rows)]
         if bad.size:
@@ -79,6 +87,7 @@ class EntityTable:
             return self
         table = EntityTable.__new__(EntityTable)
         table.num_rows, table.entity_size, table._vectors = self.num_rows, self.entity_size, self._vectors
+        table._handle = _register(table)
         width, read = self.entity_size, self._read
         if kind == "zero":
             table._read = lambda rows: np.zeros((len(rows), width), dtype=np.float32)
@@ -99,6 +108,28 @@ class EntityTable:
 
     def __repr__(self) -> str:
         return f"EntityTable({self.num_rows} rows x {self.entity_size})"
+
+
+_TABLES: WeakValueDictionary[int, EntityTable] = WeakValueDictionary()
+_HANDLES = itertools.count()
+
+
+def _register(table: EntityTable) -> int:
+    """The number by which a compiled graph, which holds tensors and numbers only, finds the table."""
+    handle = next(_HANDLES)
+    _TABLES[handle] = table
+    return handle
+
+
+# Named after this module: a copy loaded from a model folder has tables of its own.
+@torch.library.custom_op(f"{__name__.replace('.', '_')}::gather", mutates_args=())
+def _gather(entity_ids: torch.Tensor, handle: int, entity_size: int) -> torch.Tensor:
+    return _TABLES[handle]._gather(entity_ids)
+
+
+@_gather.register_fake
+def _(entity_ids: torch.Tensor, handle: int, entity_size: int) -> torch.Tensor:
+    return entity_ids.new_empty((*entity_ids.shape, entity_size), dtype=torch.float32)
 
 
 def _map_safetensors(path: Path) -> np.ndarray:

@@ -23,7 +23,7 @@ from ernie.modeling import ErnieModel, ErniePreTrainedModel
 class ErnieForPreTrainingOutput(ModelOutput):
     """loss: mlm_loss + nsp_loss + dea_loss of those whose labels were given, weights 1.
     logits: (batch, seq_len, vocab_size); with labels, those of the masked positions only, (num_masked, vocab_size),
-        in the order of `labels[labels != -100]`.
+        in the order of `labels[labels != -100]`. Under torch.compile always of all positions.
     seq_relationship_logits: (batch, 2), 0 the true next sentence.
     entity_logits: (batch, num_entities, num_candidates [+ 1 "no entity", last]).
     """
@@ -185,6 +185,9 @@ class ErnieForPreTraining(ErniePreTrainedModel):
             raise InputError(
                 f"labels have shape (batch, seq_len) = {tuple(hidden.shape[:2])}, got {tuple(labels.shape)}"
             )
+        if torch.compiler.is_compiling():  # the number of masked positions would be a shape no graph knows
+            logits = self.cls.predictions(hidden)
+            return logits, masked_lm_loss(logits, labels)
         masked = labels != IGNORED
         logits = self.cls.predictions(hidden[masked])
         return logits, masked_lm_loss(logits, labels[masked])
