@@ -15,6 +15,7 @@ from transformers import (
 
 from ernie.collation import pad_batch
 from ernie.configuration import LAYER_TYPES, ErnieConfig, paper_layer_types
+from ernie.entity_rows import EntityRows
 from ernie.entity_table import EntityTable
 from ernie.errors import InputError
 from ernie.heads import (
@@ -42,6 +43,7 @@ __all__ = [
     "INPUTS",
     "LAYER_TYPES",
     "Encoding",
+    "EntityRows",
     "EntitySpan",
     "EntityTable",
     "ErnieConfig",

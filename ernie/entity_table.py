@@ -49,6 +49,8 @@ class EntityTable:
         self.num_rows, self.entity_size = int(array.shape[0]), int(array.shape[1])
         self._vectors = array
         self._read: _Rows = lambda rows: np.asarray(array[rows], dtype=np.float32)
+        self._control: Control = "true"
+        self._added = np.empty((0, self.entity_size), dtype=np.float32)
         self._handle = _register(self)
 
     @classmethod
@@ -77,6 +79,32 @@ class EntityTable:
         gathered = torch.from_numpy(np.ascontiguousarray(self._read(rows)))
         return gathered.view(*entity_ids.shape, self.entity_size).to(entity_ids.device)
 
+    def append(self, vectors: np.ndarray) -> int:
+        """Give `vectors`, (n, entity_size), rows of their own past the end, in memory; the file stays as it is.
+
+        Returns the first of these rows. An ablation's vectors are made from the table's, so no row joins it.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self.entity_size:
+            raise InputError(f"appended vectors have shape (n, {self.entity_size}), got {vectors.shape}")
+        if self._control != "true":
+            raise InputError(f"rows are appended to a table before its control, this one is {self._control!r} already")
+        first, needed = self.num_rows, self.num_rows + len(vectors)
+        in_file, used = len(self._vectors), first - len(self._vectors)
+        if needed - in_file > len(self._added):  # doubled, so that rows may come one by one
+            room = np.empty((2 * (needed - in_file), self.entity_size), dtype=np.float32)
+            room[:used] = self._added[:used]
+            self._added = room
+        self._added[used : needed - in_file] = vectors
+        self._read, self.num_rows = self._read_both, needed
+        return first
+
+    def _read_both(self, rows: np.ndarray) -> np.ndarray:
+        in_file = len(self._vectors)
+        out, new = np.empty((len(rows), self.entity_size), dtype=np.float32), rows >= in_file
+        out[~new] = self._vectors[rows[~new]]
+        out[new] = self._added[rows[new] - in_file]
+        return out
+
     def controlled(self, kind: Control, seed: int = 0) -> EntityTable:
         """The same table with its knowledge changed, for ablations. Shape, masks and row 0 stay.
 
@@ -87,6 +115,7 @@ class EntityTable:
             return self
         table = EntityTable.__new__(EntityTable)
         table.num_rows, table.entity_size, table._vectors = self.num_rows, self.entity_size, self._vectors
+        table._control = kind
         table._handle = _register(table)
         width, read = self.entity_size, self._read
         if kind == "zero":

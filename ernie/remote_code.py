@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedConfig
 
-if TYPE_CHECKING:  # never run; transformers copies the files that it finds named in import lines, these two included
+if TYPE_CHECKING:  # never run; transformers copies the files that it finds named in import lines, these included
     from ernie.collation import pad_batch  # noqa: F401
+    from ernie.entity_rows import EntityRows  # noqa: F401
     from ernie.tokenization import ErnieTokenizer  # noqa: F401
 
 MODULES = (
@@ -25,6 +26,7 @@ MODULES = (
     "inputs",
     "embeddings",
     "entity_input",
+    "entity_rows",
     "entity_table",
     "layers",
     "losses.denoising_entity",

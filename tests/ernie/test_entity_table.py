@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import mmap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +108,35 @@ def test_files_that_are_no_tables_say_so(tmp_path: Path, vectors: torch.Tensor) 
         EntityTable(vectors + 1)
     with pytest.raises(InputError, match="floating"):
         EntityTable(torch.zeros(3, 3, dtype=torch.long))
+
+
+@pytest.mark.parametrize(("name", "item"), [("F32", 4), ("F16", 2)])
+def test_five_million_rows_open_at_once_and_cost_what_is_read(tmp_path: Path, name: str, item: int) -> None:
+    """Read whole, the table would be two gigabytes before the first word; a sparse file of that size shows it."""
+    rows, width = 5_000_001, 100
+    end = rows * width * item
+    entry = {"dtype": name, "shape": [rows, width], "data_offsets": [0, end]}
+    header = json.dumps({"entity_embeddings": entry}).encode()
+    header += b" " * (-len(header) % 8)
+    file = tmp_path / "entity_embeddings.safetensors"
+    with file.open("wb") as out:
+        out.write(len(header).to_bytes(8, "little") + header)
+        out.seek(end - width * item, 1)
+        out.write(np.full(width, 0.5, dtype=f"<f{item}").tobytes())
+    before = _resident_mb()
+    start = time.perf_counter()
+    table = EntityTable.open(tmp_path)
+    scattered = torch.randint(1, rows - 1, (8, 12), generator=torch.Generator().manual_seed(0))
+    gathered = table.rows(scattered)
+    seconds = time.perf_counter() - start
+    assert seconds < 1.0
+    assert _resident_mb() - before < 50
+    assert gathered.shape == (8, 12, 100)
+    assert not gathered.any()
+    assert table.rows(torch.tensor([rows - 1])).unique().tolist() == [0.5]
+    with pytest.raises(InputError, match=f"entity row {rows} "):
+        table.rows(torch.tensor([rows]))
+
+
+def _resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
