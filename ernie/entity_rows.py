@@ -42,7 +42,7 @@ class EntityRows(Mapping[str, int]):
         table: EntityTable | None = None,
         describe: Describe | None = None,
     ) -> None:
-        """rows: identifier -> row, 1.. . table, describe: for entity_fallback="description"; the table is the model's."""
+        """rows: identifier -> row, 1.. . table (the model's) and describe: for entity_fallback="description"."""
         if entity_fallback not in get_args(EntityFallback):
             raise InputError(
                 f"entity_fallback is one of {', '.join(get_args(EntityFallback))}, got {entity_fallback!r}"

@@ -6,13 +6,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import tokenizers
+import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from ernie.collation import pad_batch
 from ernie.errors import InputError
+
+Alignment = Literal["first", "span"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +33,9 @@ class Encoding:
     """One text (or pair) as the model reads it.
 
     input_ids, token_type_ids: int64 (num_pieces,). entity_ids, entity_positions: int64 (num_entities,), table rows and
-    the index of each mention's first word piece; order of the given spans, first text before second. span_indices:
-    int64 (num_entities,), which given span each entity was (spans of the second text counted on after the first's).
-    dropped: how many spans got no entity, by reason:
+    the index of each mention's first word piece (alignment "span": one slot for each of its pieces); order of the given
+    spans, first text before second. span_indices: int64 (num_entities,), which given span each slot was (spans of the
+    second text counted on after the first's). dropped: how many spans got no entity, by reason:
         unknown_entity: the identifier is not in entity_rows.
         cut_by_max_length: the mention's first piece lies beyond max_length.
         no_word_piece: no character of the mention has a piece (spaces, control characters).
@@ -58,28 +62,40 @@ class Encoding:
 class ErnieTokenizer:
     """A fast tokenizer that also places entities.
 
-    An entity sits on the first word piece of its mention (the paper's alignment), found by the tokenizer's own map of
-    characters: exact through punctuation, quotes, brackets, CJK, emoji and combining marks. Special pieces that mark
-    mentions are the caller's: add them to `fast_tokenizer` and to the text.
+    An entity sits on the first word piece of its mention (the paper's alignment) or, with alignment "span", on every
+    piece of it (a slot each, as the first release's pre-training data meant to and by a fault did on every second),
+    found by the tokenizer's own map of characters: exact through punctuation, quotes, brackets, CJK, emoji and
+    combining marks. Special pieces that mark mentions are the caller's: add them to `fast_tokenizer` and to the text.
     """
 
-    def __init__(self, fast_tokenizer: PreTrainedTokenizerBase, entity_rows: Mapping[str, int]) -> None:
-        """entity_rows: entity identifier -> row of the entity table, 1.. ."""
+    def __init__(
+        self,
+        fast_tokenizer: PreTrainedTokenizerBase,
+        entity_rows: Mapping[str, int],
+        *,
+        alignment: Alignment = "first",
+    ) -> None:
+        """entity_rows: entity identifier -> row of the entity table, 1.. ; an `EntityRows` has a rule for others."""
         backend = getattr(fast_tokenizer, "backend_tokenizer", None)
         if not isinstance(backend, tokenizers.Tokenizer):
             raise InputError(
                 f"ErnieTokenizer needs a fast tokenizer with character offsets, got {type(fast_tokenizer).__name__}"
             )
+        if alignment not in get_args(Alignment):
+            raise InputError(f"alignment is first or span, got {alignment!r}")
         self.fast_tokenizer = fast_tokenizer
         self.entity_rows = entity_rows
+        self.alignment = alignment
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, entity_rows: Mapping[str, int]) -> ErnieTokenizer:
+    def from_pretrained(
+        cls, folder: str | Path, entity_rows: Mapping[str, int], *, alignment: Alignment = "first"
+    ) -> ErnieTokenizer:
         """folder: one with tokenizer.json (or BERT's vocab.txt)."""
         if not Path(folder).is_dir():
             raise InputError(f"no tokenizer folder at {folder}")
         fast_tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
-        return cls(fast_tokenizer, entity_rows)
+        return cls(fast_tokenizer, entity_rows, alignment=alignment)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the word pieces; entity rows belong to the vectors, not to the model."""
@@ -88,6 +104,21 @@ class ErnieTokenizer:
     @property
     def pad_token_id(self) -> int:
         return int(self.fast_tokenizer.pad_token_id or 0)
+
+    def __call__(
+        self,
+        texts: Sequence[str],
+        spans: Sequence[Sequence[EntitySpan]],
+        *,
+        text_pairs: Sequence[str] | None = None,
+        pair_spans: Sequence[Sequence[EntitySpan]] | None = None,
+        max_length: int,
+    ) -> dict[str, torch.Tensor]:
+        """`encode`, padded to one batch that a model takes as it is: `model(**tokenizer(texts, spans, ...))`."""
+        encodings = self.encode(texts, spans, text_pairs=text_pairs, pair_spans=pair_spans, max_length=max_length)
+        names = ("input_ids", "token_type_ids", "entity_ids", "entity_positions")
+        features = [{name: getattr(encoding, name) for name in names} for encoding in encodings]
+        return pad_batch(features, pad_token_id=self.pad_token_id)
 
     def encode(
         self,
@@ -116,7 +147,11 @@ class ErnieTokenizer:
         backend.no_truncation()  # we cut ourselves: what is cut must be told from what was never there
         backend.no_padding()
         inputs = [text if pair is None else (text, pair) for text, pair in zip(texts, pairs, strict=True)]
-        encodings = backend.encode_batch(inputs, add_special_tokens=True)
+        try:
+            encodings = backend.encode_batch(inputs, add_special_tokens=True)
+        except (TypeError, UnicodeEncodeError):
+            _check_texts(texts, pairs)
+            raise
         rows = zip(encodings, texts, spans, pairs, seconds, strict=True)
         return [
             self._place(pieces, ((text, first), (pair or "", second)), max_length)
@@ -143,28 +178,49 @@ class ErnieTokenizer:
             for span in spans:
                 _check_span(span, text)
                 row = self.entity_rows.get(span.entity, 0)
-                piece = _first_piece(pieces, span, side)
+                found = _pieces_of(pieces, span, side, only_first=self.alignment == "first")
+                if kept is not None:
+                    found_and_kept = [int(kept[piece]) for piece in found if kept[piece] >= 0]
+                else:
+                    found_and_kept = found
                 if row == 0:
                     dropped["unknown_entity"] += 1
-                elif piece is None:
+                elif not found:
                     dropped["no_word_piece"] += 1
-                elif kept is not None and kept[piece] < 0:
+                elif not found_and_kept:
                     dropped["cut_by_max_length"] += 1
                 else:
-                    placed.append((row, piece if kept is None else int(kept[piece]), index))
+                    placed.extend((row, piece, index) for piece in found_and_kept)
                 index += 1
         columns = np.array(placed, dtype=np.int64).reshape(-1, 3).T
         entity_ids, positions, span_indices = (np.ascontiguousarray(column) for column in columns)
         return Encoding(input_ids, type_ids, entity_ids, positions, span_indices, dropped, pieces, kept)
 
 
-def _first_piece(pieces: tokenizers.Encoding, span: EntitySpan, side: int) -> int | None:
-    """The piece over the mention's first character that has one."""
+def _pieces_of(pieces: tokenizers.Encoding, span: EntitySpan, side: int, *, only_first: bool) -> list[int]:
+    """The pieces over the mention's characters, in their order, or the first of them; empty where there is none."""
+    found: dict[int, None] = {}
     for char in range(span.start, span.end):
         piece = pieces.char_to_token(char, side)
         if piece is not None:
-            return piece
-    return None
+            found[piece] = None
+            if only_first:
+                break
+    return list(found)
+
+
+def _check_texts(texts: Sequence[str], pairs: Sequence[str | None]) -> None:
+    """Names the text that a tokenizer cannot take: none at all, or half of a UTF-16 pair in it."""
+    for number, (text, pair) in enumerate(zip(texts, pairs, strict=True)):
+        for one in (text, pair or ""):
+            if not isinstance(one, str):
+                raise InputError(f"a text is a string, text {number} is {one!r}")
+            half = next((i for i, char in enumerate(one) if "\ud800" <= char <= "\udfff"), None)
+            if half is not None:
+                raise InputError(
+                    f"text {number} has half of a surrogate pair at {half} (U+{ord(one[half]):04X}): "
+                    f"it was decoded wrongly, decode it as UTF-8 or UTF-16"
+                )
 
 
 def _keep_longest_first(sequence_ids: Sequence[int | None], max_length: int) -> np.ndarray:
