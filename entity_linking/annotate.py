@@ -200,10 +200,10 @@ def link_shard(linker: EntityLinker, documents: Sequence[Document], path: Path) 
     unfinished.rename(path)
 
 
-def linked_table(documents: Sequence[Document], links: LinkTable, entities: Sequence[str]) -> pa.Table:
+def linked_table(documents: Sequence[Document], links: LinkTable, entities: pa.Array) -> pa.Table:
     """The columns of a shard."""
     bounds = np.searchsorted(links.document, np.arange(len(documents) + 1))
-    names = pa.array([entities[row] for row in links.entity.tolist()], pa.string())
+    names = entities.take(pa.array(links.entity))
     mentions = pa.StructArray.from_arrays(
         [
             pa.array(links.start, pa.int32()),
@@ -222,7 +222,7 @@ def linked_table(documents: Sequence[Document], links: LinkTable, entities: Sequ
     return pa.Table.from_arrays(columns, schema=LINKED)
 
 
-def tally_of(documents: Sequence[Document], links: LinkTable, entities: Sequence[str]) -> Tally:
+def tally_of(documents: Sequence[Document], links: LinkTable, entities: pa.Array) -> Tally:
     """What one shard holds, in numbers."""
     bins = np.minimum((links.score * SCORE_BINS).astype(np.int64), SCORE_BINS - 1)
     rows, uses = np.unique(links.entity, return_counts=True)
@@ -231,7 +231,7 @@ def tally_of(documents: Sequence[Document], links: LinkTable, entities: Sequence
         counts=links.counts + Counter(documents=len(documents), links=len(links.score), characters=characters),
         dropped=Counter(links.dropped),
         scores=Counter({str(b): int(n) for b, n in enumerate(np.bincount(bins, minlength=SCORE_BINS)) if n}),
-        entities=Counter({entities[row]: int(n) for row, n in zip(rows.tolist(), uses.tolist())}),
+        entities=Counter(dict(zip(entities.take(pa.array(rows)).to_pylist(), uses.tolist(), strict=True))),
     )
 
 

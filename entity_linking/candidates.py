@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from kg.graph import KnowledgeGraph
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int32]
+Small = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class Candidates:
     """Candidates of a batch of mentions, mention by mention, likeliest first; arrays of shape (num_candidates,).
 
     bounds: int64 (num_mentions + 1,): mention i has candidates bounds[i] to bounds[i + 1], perhaps none.
-    mention: index of the mention. entity: row of the entity.
+    mention: index of the mention. entity: row of the entity. row: place in the `CandidateTable`.
     prior: p(entity | alias) among the candidates of the mention, in (0, 1].
     named: the entity bears the alias as a name in capitals.
     """
@@ -32,11 +33,21 @@ class Candidates:
     bounds: Ints
     mention: Ints
     entity: Rows
+    row: Ints
     prior: Floats
     named: Flags
 
     def __len__(self) -> int:
         return len(self.entity)
+
+    def among_mention(self, mass: Floats) -> Floats:
+        """Shares of a mention's total: mass (num_candidates,), all above 0."""
+        total = np.bincount(self.mention, mass, minlength=len(self.bounds) - 1)
+        return mass / total[self.mention]
+
+    def with_prior(self, mass: Floats) -> Candidates:
+        """The same candidates, their priors proportional to `mass`."""
+        return replace(self, prior=self.among_mention(mass))
 
 
 class CandidateTable:
@@ -48,7 +59,7 @@ class CandidateTable:
     """
 
     def __init__(
-        self, *, bounds: Ints, entity: Rows, prior: Floats, capitals: Ints, acronym: Flags, num_cut: int
+        self, *, bounds: Ints, entity: Rows, prior: Floats, capitals: Small, acronym: Flags, num_cut: int
     ) -> None:
         self.bounds = bounds
         self.entity = entity
@@ -58,8 +69,12 @@ class CandidateTable:
         self.num_cut = num_cut
 
     @classmethod
-    def from_graph(cls, graph: KnowledgeGraph, table: AliasTable, *, max_candidates: int = 20) -> CandidateTable:
+    def from_graph(
+        cls, graph: KnowledgeGraph, table: AliasTable, *, max_candidates: int = 20, uniform: bool = False
+    ) -> CandidateTable:
         """table: made from `alias_strings(graph)`. max_candidates: kept for each key.
+
+        uniform: takes no notice of the graph's priors, every entity of an alias weighs alike.
 
         Aliases of one folded form share their candidates; each alias weighs as much as its entities were counted,
         plus one, so that a rare spelling of the same letters does not take half of a common word's mass.
@@ -69,6 +84,7 @@ class CandidateTable:
         prior = graph.aliases["prior"].to_numpy().astype(np.float64)
         counts: Any = graph.entities["count"].to_numpy()
         weight = 1.0 + np.bincount(string_of_row, prior * counts[entity - 1], minlength=len(strings))
+        mass_of_row = np.ones(len(entity)) if uniform else prior * weight[string_of_row]
         row_order = np.argsort(string_of_row, kind="stable")
         row_bounds = np.searchsorted(string_of_row[row_order], np.arange(len(strings) + 1))
         spellings = np.flatnonzero(table.spelling_key != NO_KEY)
@@ -79,10 +95,11 @@ class CandidateTable:
             table.num_keys,
             key=table.spelling_key[spelling].astype(np.int64),
             entity=entity[rows],
-            mass=prior[rows] * weight[string_of_row[rows]],
+            mass=mass_of_row[rows],
             capitals=table.spelling_capitals[spelling],
             acronym=table.spelling_acronym[spelling],
             max_candidates=max_candidates,
+            uniform=uniform,
         )
 
     @classmethod
@@ -96,6 +113,7 @@ class CandidateTable:
         capitals: Ints,
         acronym: Flags,
         max_candidates: int,
+        uniform: bool,
     ) -> CandidateTable:
         """One row for each (key, entity): masses added, the mildest demand on the spelling kept; then the cut."""
         order = np.lexsort((entity, key))
@@ -105,7 +123,7 @@ class CandidateTable:
         first = np.flatnonzero(new)
         key, entity = key[first], entity[first]
         if len(first):
-            mass = np.add.reduceat(mass[order], first)
+            mass = np.ones(len(first)) if uniform else np.add.reduceat(mass[order], first)
             capitals = np.minimum.reduceat(capitals[order], first)
             acronym = np.logical_and.reduceat(acronym[order], first)
         prior = mass / np.bincount(key, mass, minlength=num_keys)[key]
@@ -116,7 +134,7 @@ class CandidateTable:
             bounds=np.searchsorted(key[kept], np.arange(num_keys + 1)),
             entity=entity[kept].astype(np.int32),
             prior=prior[kept],
-            capitals=capitals[kept],
+            capitals=capitals[kept].astype(np.uint8),
             acronym=acronym[kept],
             num_cut=len(key) - len(kept),
         )
@@ -130,14 +148,20 @@ class CandidateTable:
         fits = self.capitals[row] <= mentions.capitals[mention]
         fits &= ~self.acronym[row] | mentions.all_upper[mention]
         mention, row = mention[fits], row[fits]
-        total = np.bincount(mention, self.prior[row], minlength=len(mentions))
-        return Candidates(
+        found = Candidates(
             bounds=np.searchsorted(mention, np.arange(len(mentions) + 1)),
             mention=mention,
             entity=self.entity[row],
-            prior=self.prior[row] / total[mention],
+            row=row,
+            prior=self.prior[row],
             named=self.capitals[row] > 0,
         )
+        return found.with_prior(found.prior)
+
+    @property
+    def key(self) -> Ints:
+        """The alias key of every row."""
+        return np.repeat(np.arange(len(self.bounds) - 1), np.diff(self.bounds))
 
 
 def expand(low: Ints, high: Ints) -> tuple[Ints, Ints]:

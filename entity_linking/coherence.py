@@ -30,13 +30,18 @@ document's figures do not depend on the documents beside it."""
 class Coherence:
     """Scores candidates by their neighbours.
 
-    vectors: float32 (num_entities + 1, dim), row 0 and any entity without a vector all zeros.
-    window: neighbours counted on each side, in mentions of the same text.
+    vectors: float32 (num_entities + 1, dim) as `unit_vectors` makes them, row 0 and any entity without a vector all
+        zeros. window: neighbours counted on each side, in mentions of the same text.
     """
 
     def __init__(self, vectors: Vectors, *, window: int = 15) -> None:
-        self.vectors = unit_vectors(vectors)
+        self.vectors = vectors
         self.window = window
+
+    @classmethod
+    def of_vectors(cls, vectors: Vectors, *, window: int = 15) -> Coherence:
+        """Of vectors as they were trained."""
+        return cls(unit_vectors(vectors), window=window)
 
     def score(self, mentions: MentionTable, candidates: Candidates) -> Floats:
         """Cosine in [-1, 1] for each candidate, 0 where it or all its neighbours have no vector.

@@ -55,7 +55,7 @@ class ContextWords:
         return cls(np.unique(np.concatenate(keys)), num_entities=graph.num_entities)
 
     def score(self, mentions: MentionTable, candidates: Candidates) -> Floats:
-        """For each candidate, sum of idf^2 of its words around the mention, over their norm: 0 (none) upwards.
+        """For each candidate, the root of the sum of idf^2 of its words around the mention over their norm: 0 upwards.
 
         The mention's own words do not count.
         """
@@ -66,7 +66,7 @@ class ContextWords:
                 tokens.hash, tokens.flags, tokens.document, mentions.first_token, mentions.num_tokens,
                 candidates.bounds, candidates.entity, self.bins, self.bounds, self.idf_squared, scores,
             )  # fmt: skip
-        return scores / self.norms[candidates.entity]
+        return np.sqrt(scores / self.norms[candidates.entity])
 
 
 @kernel()

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from entity_linking.alias_table import AliasTable
-from entity_linking.candidates import CandidateTable, Rows
+from entity_linking.candidates import Candidates, CandidateTable, Floats, Rows
 from entity_linking.coherence import Coherence, load_vectors
 from entity_linking.context import ContextWords
+from entity_linking.encoder import EncoderSimilarity
 from entity_linking.matcher import AliasMatcher, alias_strings
 from entity_linking.mentions import MentionDetector, MentionTable
-from entity_linking.normalise import Ints
+from entity_linking.normalise import Flags, Ints
 from entity_linking.records import Candidate, ExplainedMention, Link, Mention
 from entity_linking.rerank import LinkWeights, Reranker, Scored
 from entity_linking.tokens import IS_WORD
@@ -34,7 +36,7 @@ class LinkTable:
 
     document: int64 (num_links,): index of the text. start, end: in code points. entity: int32 rows.
     score: float32 in [0, 1].
-    counts: mentions, ambiguous (more than one candidate), nil (mentions left unlinked), tokens (words).
+    counts: mentions, ambiguous (more than one candidate), nil (mentions left unlinked), words (tokens that are any).
     dropped: spans that were no mention, by reason.
     """
 
@@ -51,8 +53,10 @@ class EntityLinker:
     """Links texts to a graph's entities. The links of a text never depend on the texts beside it.
 
     detector: finds mentions. candidates: what each may mean. reranker: how likely each is.
-    entities, labels: id and label by row, row 0 "".
+    entities, labels: id and label by row, row 0 "", as Arrow arrays of text.
     min_score: a mention whose best candidate scores less stays unlinked.
+    agreement: links only where the best candidate is also the best by prior, by coherence and by context, of those
+        that say anything; for training data, of which there is enough.
     dropped_aliases: aliases of the graph that are never linked, by reason, for the record.
     """
 
@@ -62,9 +66,10 @@ class EntityLinker:
         detector: MentionDetector,
         candidates: CandidateTable,
         reranker: Reranker,
-        entities: Sequence[str],
-        labels: Sequence[str],
+        entities: pa.Array,
+        labels: pa.Array,
         min_score: float = 0.5,
+        agreement: bool = False,
         dropped_aliases: Counter[str] | None = None,
     ) -> None:
         self.detector = detector
@@ -73,6 +78,7 @@ class EntityLinker:
         self.entities = entities
         self.labels = labels
         self.min_score = min_score
+        self.agreement = agreement
         self.dropped_aliases = dropped_aliases or Counter()
 
     @classmethod
@@ -87,29 +93,34 @@ class EntityLinker:
         window: int = 15,
         numbers: bool = False,
         plurals: bool = True,
+        encoder: str = "",
+        uniform: bool = False,
     ) -> EntityLinker:
         """A linker of a `kg build` artifact and, for coherence, a `kg embed` artifact of the same graph.
 
-        vectors: None leaves coherence and context out, so that only prior and case decide. window: neighbours on
-        each side that coherence looks at. numbers, plurals: as in `AliasMatcher.from_graph`.
+        vectors: None leaves coherence and context out, so that only prior, popularity and case decide. window:
+        neighbours on each side that coherence looks at. numbers, plurals: as in `AliasMatcher.from_graph`. encoder:
+        folder of a text encoder, for the term of that name. uniform: takes no notice of the graph's priors.
 
         Raises:
             InputError: a folder is no such artifact, or the vectors are another graph's.
         """
         loaded = KnowledgeGraph.load(graph)
         table = AliasTable.from_aliases(alias_strings(loaded)[0], numbers=numbers, plurals=plurals)
-        coherence = Coherence(load_vectors(Path(vectors), loaded), window=window) if vectors else None
-        candidates = CandidateTable.from_graph(loaded, table, max_candidates=max_candidates)
+        coherence = Coherence.of_vectors(load_vectors(Path(vectors), loaded), window=window) if vectors else None
+        candidates = CandidateTable.from_graph(loaded, table, max_candidates=max_candidates, uniform=uniform)
         return cls(
             detector=AliasMatcher(table),
             candidates=candidates,
             reranker=Reranker(
                 weights=weights or LinkWeights(),
+                degree=degrees(loaded),
                 coherence=coherence,
                 context=ContextWords.from_graph(loaded) if vectors else None,
+                encoder=EncoderSimilarity.of_graph(loaded, encoder) if encoder else None,
             ),
-            entities=["", *loaded.entity_vocab.identifiers],
-            labels=loaded.labels,
+            entities=named_rows(loaded.entities["id"]),
+            labels=named_rows(loaded.entities["label"]),
             min_score=min_score,
             dropped_aliases=table.dropped + Counter(candidates_beyond_limit=candidates.num_cut),
         )
@@ -122,10 +133,15 @@ class EntityLinker:
         """The links of each text."""
         found = self.link_table(texts)
         links: list[list[Link]] = [[] for _ in texts]
-        columns = (found.document, found.start, found.end, found.entity, found.score)
-        for document, start, end, entity, score in zip(*(column.tolist() for column in columns)):
-            links[document].append(Link(start, end, self.entities[entity], score))
+        names = self.names(found.entity)
+        columns = (column.tolist() for column in (found.document, found.start, found.end, found.score))
+        for document, start, end, score, name in zip(*columns, names, strict=True):
+            links[document].append(Link(start, end, name, score))
         return links
+
+    def names(self, rows: npt.NDArray[np.integer]) -> list[str]:
+        """Entity ids of rows."""
+        return self.entities.take(pa.array(rows)).to_pylist()
 
     def link_table(self, texts: Sequence[str]) -> LinkTable:
         """The links of many texts as columns; the way to link a corpus."""
@@ -148,19 +164,31 @@ class EntityLinker:
         """Every mention of a text with all its candidates, each with every term and what it adds to the logit."""
         explained = []
         for piece in (piece for batch in batches([text]) for piece in batch):
-            mentions, scored = self._score([piece.text])
-            explained += [self._explained(mentions, scored, i, piece) for i in range(len(mentions))]
+            mentions, scored = self.score([piece.text])
+            linked = self._linked(scored)
+            explained += [self._explained(mentions, scored, i, piece, linked[i]) for i in range(len(mentions))]
         return explained
 
-    def _score(self, texts: Sequence[str]) -> tuple[MentionTable, Scored]:
+    def score(self, texts: Sequence[str]) -> tuple[MentionTable, Scored]:
+        """Mentions of texts, and their candidates with all terms; texts are taken whole, however long."""
         mentions = self.detector.detect(texts)
         return mentions, self.reranker.score(mentions, self.candidates.of(mentions))
 
-    def _link_pieces(self, pieces: Sequence[Piece]) -> LinkTable:
-        mentions, scored = self._score([piece.text for piece in pieces])
+    def _linked(self, scored: Scored) -> Flags:
+        """Which mentions are linked, to their best candidate."""
         # Rounded to float32 before the cut, so that what is kept and what is written agree.
         best = np.append(scored.score, 0.0)[scored.best].astype(np.float32)
         linked = (scored.best >= 0) & (best >= np.float32(self.min_score))
+        if self.agreement:
+            for name in ("prior", "coherence", "context"):
+                if name in scored.terms:
+                    linked &= agrees(scored.terms[name], scored.candidates, scored.best)
+        return linked
+
+    def _link_pieces(self, pieces: Sequence[Piece]) -> LinkTable:
+        mentions, scored = self.score([piece.text for piece in pieces])
+        linked = self._linked(scored)
+        best = scored.best[linked]
         piece = mentions.document[linked]
         offset = np.array([p.offset for p in pieces], dtype=np.int64)[piece]
         sizes = np.diff(scored.candidates.bounds)
@@ -168,8 +196,8 @@ class EntityLinker:
             document=np.array([p.document for p in pieces], dtype=np.int64)[piece],
             start=mentions.start[linked] + offset,
             end=mentions.end[linked] + offset,
-            entity=scored.candidates.entity[scored.best[linked]],
-            score=best[linked],
+            entity=scored.candidates.entity[best],
+            score=scored.score[best].astype(np.float32),
             counts=Counter(
                 mentions=len(mentions),
                 ambiguous=int(np.count_nonzero(sizes > 1)),
@@ -179,29 +207,53 @@ class EntityLinker:
             dropped=mentions.dropped,
         )
 
-    def _explained(self, mentions: MentionTable, scored: Scored, i: int, piece: Piece) -> ExplainedMention:
+    def _explained(self, mentions: MentionTable, scored: Scored, i: int, piece: Piece, linked: bool):
         start, end = int(mentions.start[i]), int(mentions.end[i])
         rows = range(int(scored.candidates.bounds[i]), int(scored.candidates.bounds[i + 1]))
         contributions = self.reranker.contributions(scored.terms)
+        entities = scored.candidates.entity[rows.start : rows.stop]
+        labels = self.labels.take(pa.array(entities)).to_pylist()
         candidates = [
             Candidate(
-                entity_id=self.entities[scored.candidates.entity[row]],
-                label=self.labels[scored.candidates.entity[row]],
+                entity_id=name,
+                label=label,
                 prior=float(scored.candidates.prior[row]),
                 score=float(scored.score[row]),
-                terms={name: float(values[row]) for name, values in scored.terms.items()},
-                contributions={name: float(values[row]) for name, values in contributions.items()},
+                terms={term: float(values[row]) for term, values in scored.terms.items()},
+                contributions={term: float(values[row]) for term, values in contributions.items()},
             )
-            for row in rows
+            for row, name, label in zip(rows, self.names(entities), labels, strict=True)
         ]
         candidates.sort(key=lambda candidate: -candidate.score)
         at, surface = piece.offset, piece.text[start:end]
         link = None
-        if candidates and np.float32(candidates[0].score) >= np.float32(self.min_score):
-            score = float(np.float32(candidates[0].score))
-            link = Link(at + start, at + end, candidates[0].entity_id, score)
+        if linked:
+            link = Link(at + start, at + end, candidates[0].entity_id, float(np.float32(candidates[0].score)))
         mention = Mention(at + start, at + end, mentions.alias(i))
-        return ExplainedMention(mention, surface, tuple(candidates), float(scored.nil[i]), link)
+        nil = {name: float(of[i]) for name, of in self.reranker.contributions(scored.nil_terms).items()}
+        return ExplainedMention(mention, surface, tuple(candidates), float(scored.nil[i]), nil, link)
+
+
+def agrees(term: Floats, candidates: Candidates, best: Ints) -> Flags:
+    """Where a mention's best candidate has the highest value of a term too, or the term is the same for all.
+
+    term: (num_candidates,). best: (num_mentions,), -1 for none, which agrees with nothing.
+    """
+    given = best >= 0
+    agreed = np.zeros(len(best), dtype=bool)
+    highest = np.maximum.reduceat(term, candidates.bounds[:-1][given]) if given.any() else term[:0]
+    agreed[given] = term[best[given]] >= highest
+    return agreed
+
+
+def named_rows(names: pa.ChunkedArray) -> pa.Array:
+    """Names by entity row, row 0 being ""."""
+    return pa.concat_arrays([pa.array([""], pa.string()), *names.cast(pa.string()).chunks])
+
+
+def degrees(graph: KnowledgeGraph) -> Floats:
+    """Triples of every entity, float64 (num_entities + 1,)."""
+    return np.bincount(graph.triples[:, [0, 2]].ravel(), minlength=graph.num_entities + 1).astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,4 +288,4 @@ def pieces_of(document: int, text: str, *, limit: int) -> Iterator[Piece]:
         cut = blank.end() if blank else limit
         yield Piece(document, offset, text[offset : offset + cut])
         offset += cut
-    yield Piece(document, offset, text[offset:])
+    yield Piece(document, offset, text[offset:] if offset else text)

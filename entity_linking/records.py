@@ -53,12 +53,14 @@ class ExplainedMention:
     """A mention with every candidate and every term, best first. `link` is None where the mention stays unlinked.
 
     nil_score: probability that none of the candidates is meant; the candidates' scores and it sum to 1.
+    nil_contributions: the terms of NIL times their weights, whose sum is its logit.
     """
 
     mention: Mention
     surface: str
     candidates: tuple[Candidate, ...]
     nil_score: float
+    nil_contributions: dict[str, float]
     link: Link | None
 
 

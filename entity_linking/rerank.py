@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import numpy as np
 
 from entity_linking.candidates import Candidates, Floats
-from entity_linking.coherence import Coherence
+from entity_linking.coherence import Coherence, first_of_kind
+from entity_linking.compiled import kernel
 from entity_linking.context import ContextWords
 from entity_linking.mentions import MentionTable
 from entity_linking.normalise import Ints
@@ -15,76 +18,136 @@ from entity_linking.normalise import Ints
 
 @dataclass(frozen=True, kw_only=True)
 class LinkWeights:
-    """What each term adds to a candidate's logit; 0 switches a term off.
+    """What each term adds to a candidate's logit, or (`nil…`) to that of none; 0 switches a term off.
 
-    The defaults were chosen on SemCor's ambiguous nouns with WordNet: with priors of other documents 0.575 of them
-    come out right by prior alone, 0.610 with coherence and context; with no prior at all 0.443 (by chance 0.256).
+    The defaults are for a graph without gold links; `link train` fits all of them on a text that has some.
     """
 
     prior: float = 1.0
     """Of log p(entity | alias), at most 0."""
+    popularity: float = 0.3
+    """Of the log share of the entity's degree in the graph, plus one, among the mention's candidates, at most 0."""
     coherence: float = 1.0
-    """Of the cosine with the neighbours' expected vectors, in [-1, 1]."""
-    context: float = 0.2
-    """Of the idf-weighted overlap of description and surroundings, 0 upwards."""
+    """Of the cosine with the neighbours' expected vectors, in [-1, 1], mean over the text's mentions of the alias."""
+    context: float = 0.7
+    """Of the root of the overlap of description and surroundings, 0 upwards, mean over the text's mentions."""
+    encoder: float = 9.0
+    """Of the cosine of sentence and description by a text encoder, less the mention's mean; where one was given."""
     case: float = 1.0
     """Of the case term: 1 a name written as one, -1 a capital where the entity has none, else 0."""
     inside_name: float = -2.0
     """Of 1 where another capitalised word stands right beside the mention: part of a longer, unknown name."""
     nil: float = -2.5
     """Logit of NIL; a mention with one candidate, certain by prior, has logit 0."""
+    nil_capital: float = 0.0
+    """Of 1 where the mention is capitalised and its sentence does not ask for it."""
+    nil_words: float = 0.0
+    """Of the log of the mention's number of tokens."""
+    nil_link_probability: float = 0.0
+    """Of the log odds that the alias is a mention at all, where somebody counted (`link fit-priors`), else 0."""
+    nil_prior: float = 0.0
+    """Of the log of the likeliest candidate's prior, at most 0: an alias of many equals."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
     """Candidates of a batch with their terms and scores.
 
-    terms: by name, float64 (num_candidates,). score: float64 (num_candidates,): p(entity | mention, text); the
-    scores of a mention and its NIL sum to 1. nil: float64 (num_mentions,).
-    best: int64 (num_mentions,): index of the best candidate, -1 for none; ties go to the likelier by prior.
+    terms: by name, float64 (num_candidates,). nil_terms: by name, float64 (num_mentions,).
+    score: float64 (num_candidates,): p(entity | mention, text); the scores of a mention and its NIL sum to 1.
+    nil: float64 (num_mentions,). best: int64 (num_mentions,): index of the best candidate, -1 for none; ties go to
+    the likelier by prior.
     """
 
     candidates: Candidates
     terms: dict[str, Floats]
+    nil_terms: dict[str, Floats]
     score: Floats
     nil: Floats
     best: Ints
 
 
-class Reranker:
-    """Scores candidates by prior, case, coherence and context; the last two are handed in or left out.
+class Similarity(Protocol):
+    """A term that costs much: told what the cheap terms say, so that it may look at the hard mentions alone."""
 
-    The scores of a text do not depend on the other texts of its batch.
+    def score(self, mentions: MentionTable, candidates: Candidates, logits: Floats) -> Floats: ...
+
+
+class Reranker:
+    """Scores candidates by the terms it is given the parts for; prior, case and the place in a name always count.
+
+    degree: float (num_entities + 1,): triples of each entity. link_log_odds: float (num_keys,): by alias key, 0 where
+    nobody counted. The scores of a text do not depend on the other texts of its batch.
     """
 
     def __init__(
-        self, *, weights: LinkWeights, coherence: Coherence | None = None, context: ContextWords | None = None
+        self,
+        *,
+        weights: LinkWeights,
+        degree: Floats | None = None,
+        coherence: Coherence | None = None,
+        context: ContextWords | None = None,
+        encoder: Similarity | None = None,
+        link_log_odds: Floats | None = None,
     ) -> None:
         self.weights = weights
+        self.degree = degree
         self.coherence = coherence
         self.context = context
+        self.encoder = encoder
+        self.link_log_odds = link_log_odds
 
     def score(self, mentions: MentionTable, candidates: Candidates) -> Scored:
         """Every candidate's terms and probability."""
-        terms = {
-            "prior": np.log(candidates.prior),
-            "case": case_term(mentions, candidates),
-            "inside_name": mentions.inside_name[candidates.mention].astype(np.float64),
-        }
-        if self.coherence is not None:
-            terms["coherence"] = self.coherence.score(mentions, candidates)
-        if self.context is not None:
-            terms["context"] = self.context.score(mentions, candidates)
-        logits = np.zeros(len(candidates), dtype=np.float64)
-        for contribution in self.contributions(terms).values():
-            logits += contribution
-        score, nil, best = softmax_with_nil(logits, candidates.bounds, nil=self.weights.nil)
-        return Scored(candidates, terms, score, nil, best)
+        terms, nil_terms = self.terms(mentions, candidates), self.nil_terms(mentions, candidates)
+        logits = self._logits(terms, len(candidates))
+        if self.encoder is not None and self.weights.encoder:
+            terms["encoder"] = self.encoder.score(mentions, candidates, logits)
+            logits += self.weights.encoder * terms["encoder"]
+        score, nil, best = softmax_with_nil(logits, candidates.bounds, nil=self._logits(nil_terms, len(mentions)))
+        return Scored(candidates, terms, nil_terms, score, nil, best)
 
-    def contributions(self, terms: dict[str, Floats]) -> dict[str, Floats]:
+    def terms(self, mentions: MentionTable, candidates: Candidates) -> dict[str, Floats]:
+        """The candidates' terms but the encoder's; one of weight 0 costs nothing and is left out."""
+        weights = self.weights
+        terms: dict[str, Floats] = {}
+        if weights.prior:
+            terms["prior"] = np.log(candidates.prior)
+        if weights.case:
+            terms["case"] = case_term(mentions, candidates)
+        if weights.inside_name:
+            terms["inside_name"] = mentions.inside_name[candidates.mention].astype(np.float64)
+        if weights.popularity and self.degree is not None:
+            terms["popularity"] = np.log(candidates.among_mention(1.0 + self.degree[candidates.entity]))
+        if weights.coherence and self.coherence is not None:
+            terms["coherence"] = over_text(mentions, candidates, self.coherence.score(mentions, candidates))
+        if weights.context and self.context is not None:
+            terms["context"] = over_text(mentions, candidates, self.context.score(mentions, candidates))
+        return terms
+
+    def nil_terms(self, mentions: MentionTable, candidates: Candidates) -> dict[str, Floats]:
+        """The terms of NIL, those of weight 0 left out."""
+        weights = self.weights
+        terms: dict[str, Floats] = {}
+        if weights.nil:
+            terms["nil"] = np.ones(len(mentions))
+        if weights.nil_capital:
+            terms["nil_capital"] = mentions.capital_evidence.astype(np.float64)
+        if weights.nil_words:
+            terms["nil_words"] = np.log(np.maximum(mentions.num_tokens, 1))
+        if weights.nil_link_probability and self.link_log_odds is not None:
+            terms["nil_link_probability"] = np.append(self.link_log_odds, 0.0)[mentions.key]  # NO_KEY = -1: the last
+        if weights.nil_prior:
+            terms["nil_prior"] = likeliest(candidates)
+        return terms
+
+    def contributions(self, terms: Mapping[str, Floats]) -> dict[str, Floats]:
         """Each term times its weight; their sum is the logit."""
         weights = asdict(self.weights)
         return {name: weights[name] * values for name, values in terms.items()}
+
+    def _logits(self, terms: Mapping[str, Floats], count: int) -> Floats:
+        return sum(self.contributions(terms).values(), np.zeros(count, dtype=np.float64))
 
 
 def case_term(mentions: MentionTable, candidates: Candidates) -> Floats:
@@ -96,21 +159,64 @@ def case_term(mentions: MentionTable, candidates: Candidates) -> Floats:
     return np.where(evidence, np.where(candidates.named, 1.0, -1.0), 0.0)
 
 
-def softmax_with_nil(logits: Floats, bounds: Ints, *, nil: float) -> tuple[Floats, Floats, Ints]:
+def likeliest(candidates: Candidates) -> Floats:
+    """The log prior of each mention's likeliest candidate, 0 for a mention without any."""
+    best = np.zeros(len(candidates.bounds) - 1)
+    filled = np.flatnonzero(np.diff(candidates.bounds))
+    if len(filled):
+        best[filled] = np.log(np.maximum.reduceat(candidates.prior, candidates.bounds[filled]))
+    return best
+
+
+def over_text(mentions: MentionTable, candidates: Candidates, values: Floats) -> Floats:
+    """The mean of a term over all mentions of an alias in a text: an alias hardly changes its meaning within one.
+
+    (One sense per discourse: Gale, Church and Yarowsky 1992.) values: float64 (num_candidates,).
+    """
+    pooled = np.array(values, dtype=np.float64)
+    if len(mentions):
+        first = first_of_kind(mentions.document, mentions.key)
+        _pool(first, candidates.bounds, candidates.entity, pooled)
+    return pooled
+
+
+@kernel()
+def _pool(firsts, bounds, entities, values):
+    """The first mention of an alias gathers sums; spellings may allow a later one fewer candidates, or others."""
+    totals, counts = np.zeros(len(values)), np.zeros(len(values))
+    place = np.full(len(values), -1, np.int64)
+    for i in range(len(firsts)):
+        low, high = bounds[firsts[i]], bounds[firsts[i] + 1]
+        at = low
+        for c in range(bounds[i], bounds[i + 1]):
+            tried = 0
+            while tried < high - low and entities[at] != entities[c]:
+                at = at + 1 if at + 1 < high else low
+                tried += 1
+            if tried < high - low:
+                place[c] = at
+                totals[at] += values[c]
+                counts[at] += 1
+    for c in range(len(values)):
+        if place[c] >= 0:
+            values[c] = totals[place[c]] / counts[place[c]]
+
+
+def softmax_with_nil(logits: Floats, bounds: Ints, *, nil: Floats) -> tuple[Floats, Floats, Ints]:
     """Probabilities of each mention's candidates and of NIL, and the index of its best candidate (-1 for none).
 
-    logits: (num_candidates,). bounds: (num_mentions + 1,). nil: logit of NIL, the same for all.
+    logits: (num_candidates,). bounds: (num_mentions + 1,). nil: (num_mentions,), logit of NIL.
     """
     count = len(bounds) - 1
     sizes = np.diff(bounds)
     filled = np.flatnonzero(sizes)
-    highest = np.full(count, nil)
+    highest = np.array(nil, dtype=np.float64)
     best = np.full(count, -1, dtype=np.int64)
     if len(filled):
         top = np.maximum.reduceat(logits, bounds[filled])
         is_top = np.flatnonzero(logits == np.repeat(top, sizes[filled]))
         best[filled] = is_top[np.searchsorted(is_top, bounds[filled])]
-        highest[filled] = np.maximum(top, nil)
+        highest[filled] = np.maximum(top, highest[filled])
     mention = np.repeat(np.arange(count), sizes)
     mass = np.exp(logits - highest[mention])
     nil_mass = np.exp(nil - highest)

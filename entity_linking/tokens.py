@@ -64,9 +64,10 @@ class Tokens:
         HYPHEN_BEFORE: joined to the token before by a hyphen without blanks;
         SENTENCE_START: a capital here may be the sentence's.
     codes: uint32: the folded batch. first: int64: where in it the token begins.
+    texts: the texts themselves.
     """
 
-    num_documents: int
+    texts: Sequence[str]
     document: npt.NDArray[np.int32]
     start: Ints
     end: Ints
@@ -78,6 +79,10 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.start)
+
+    @property
+    def num_documents(self) -> int:
+        return len(self.texts)
 
     def has(self, flag: int) -> Flags:
         """Which tokens have a flag."""
@@ -110,7 +115,7 @@ def tokenise(texts: Sequence[str]) -> Tokens:
     )  # fmt: skip
     kept = slice(0, count)
     return Tokens(
-        num_documents=len(texts),
+        texts=texts,
         document=document[kept],
         start=start[kept],
         end=end[kept],

@@ -14,12 +14,13 @@ from entity_linking.alias_table import AliasTable
 from entity_linking.candidates import CandidateTable
 from entity_linking.coherence import Coherence, unit_vectors
 from entity_linking.context import ContextWords
+from entity_linking.encoder import EncoderSimilarity, entity_texts
 from entity_linking.evaluation import candidate_recall, in_kb_scores
-from entity_linking.linker import EntityLinker, batches
+from entity_linking.linker import EntityLinker, batches, degrees, named_rows
 from entity_linking.matcher import AliasMatcher, alias_strings
 from entity_linking.mentions import GivenSpans
 from entity_linking.records import Link
-from entity_linking.rerank import LinkWeights, Reranker, softmax_with_nil
+from entity_linking.rerank import LinkWeights, Reranker, over_text, softmax_with_nil
 from kg.graph import KnowledgeGraph
 
 ENTITIES = [
@@ -83,11 +84,12 @@ def linker(*, vectors: bool = True, min_score: float = 0.3, **weights: float) ->
         candidates=CandidateTable.from_graph(kg, table),
         reranker=Reranker(
             weights=LinkWeights(**weights),
-            coherence=Coherence(VECTORS) if vectors else None,
+            degree=degrees(kg),
+            coherence=Coherence.of_vectors(VECTORS) if vectors else None,
             context=ContextWords.from_graph(kg) if vectors else None,
         ),
-        entities=["", *kg.entity_vocab.identifiers],
-        labels=kg.labels,
+        entities=named_rows(kg.entities["id"]),
+        labels=named_rows(kg.entities["label"]),
         min_score=min_score,
     )
 
@@ -134,16 +136,19 @@ def test_merged_aliases_share_their_candidates_by_count() -> None:
 def test_explain_accounts_for_every_logit_and_probability() -> None:
     """An explanation that does not add up to the decision is decoration."""
     text = "Paris lies in France. Then Paris came with Helen to Troy by the bank."
-    made = linker()
+    made = linker(nil_words=0.3, nil_capital=-0.2, nil_prior=0.1)
     explained = made.explain(text)
     assert [e.link for e in explained if e.link] == made.link(text)
     for mention in explained:
         assert text[mention.mention.start : mention.mention.end] == mention.surface
         logits = np.array([sum(c.contributions.values()) for c in mention.candidates])
-        masses = np.exp([*logits, made.reranker.weights.nil])
+        masses = np.exp([*logits, sum(mention.nil_contributions.values())])
         np.testing.assert_allclose([c.score for c in mention.candidates], masses[:-1] / masses.sum(), rtol=1e-9)
         assert mention.nil_score == pytest.approx(masses[-1] / masses.sum())
-        assert set(mention.candidates[0].terms) == {"prior", "case", "inside_name", "coherence", "context"}
+        assert set(mention.candidates[0].terms) == {
+            *("prior", "case", "inside_name", "coherence", "context", "popularity"),
+        }
+        assert set(mention.nil_contributions) == {"nil", "nil_words", "nil_capital", "nil_prior"}
 
 
 def test_coherence_is_the_cosine_with_the_neighbours_expected_vectors() -> None:
@@ -154,7 +159,7 @@ def test_coherence_is_the_cosine_with_the_neighbours_expected_vectors() -> None:
     mentions = AliasMatcher(table).detect(["Paris France Helen France Troy bank", "x", "Helen met Paris"])
     found = candidates.of(mentions)
     window, unit = 2, unit_vectors(VECTORS)
-    got = Coherence(VECTORS, window=window).score(mentions, found)
+    got = Coherence.of_vectors(VECTORS, window=window).score(mentions, found)
     for c in range(len(found)):
         i = found.mention[c]
         total, seen = np.zeros(4), set()
@@ -170,10 +175,63 @@ def test_coherence_is_the_cosine_with_the_neighbours_expected_vectors() -> None:
         assert got[c] == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_term_is_the_mean_over_the_texts_mentions_of_an_alias() -> None:
+    """Pooled over another text, another alias or another entity it would still look like a term."""
+    kg = graph()
+    table = AliasTable.from_aliases(alias_strings(kg)[0])
+    mentions = AliasMatcher(table).detect(["Paris bank Paris banks May", "Paris MAY bank"])
+    found = CandidateTable.from_graph(kg, table).of(mentions)
+    values = np.random.default_rng(0).normal(size=len(found))
+    got = over_text(mentions, found, values)
+    for c in range(len(found)):
+        i = found.mention[c]
+        alike = [
+            values[k]
+            for k in range(len(found))
+            if found.entity[k] == found.entity[c]
+            and mentions.key[found.mention[k]] == mentions.key[i]
+            and mentions.document[found.mention[k]] == mentions.document[i]
+        ]
+        assert got[c] == pytest.approx(np.mean(alike))
+    assert mentions.key.tolist().count(mentions.key[0]) == 3
+
+
+def test_agreement_keeps_what_every_signal_says() -> None:
+    """Weak labels for training: one signal against the others is enough to abstain."""
+    text = "Then Paris came with Helen to Troy."
+    made = linker(coherence=4.0)
+    assert entities_in(made, text) == {"Paris": "paris_troy", "Helen": "helen", "Troy": "troy"}
+    made.agreement = True
+    assert entities_in(made, text) == {"Helen": "helen", "Troy": "troy"}
+    assert made.link("") == []
+
+
+def test_the_encoder_looks_at_hard_mentions_and_sees_their_sentence() -> None:
+    """A sentence taken from the wrong place would still give a cosine."""
+    kg, seen = graph(), []
+
+    def encode(texts):
+        seen.extend(texts)
+        return np.array([[1.0, 0.0] if "water" in t else [0.0, 1.0] for t in texts], dtype=np.float32)
+
+    made = linker(vectors=False, popularity=0.0)
+    made.reranker.encoder = EncoderSimilarity(encode, entity_texts(kg), margin=5.0)
+    text = "He paid Helen.  A bank by the water! France has banks.\nParis"
+    assert entities_in(made, text)["bank"] == "bank_river"
+    assert seen[:3] == ["A bank by the water! ", "France has banks.\n", "Paris"]
+    assert "bank: institution that lends money" in seen and not any("Troy: ancient" in t for t in seen)
+    encoded = len(seen)
+    made.link(text)
+    assert len(seen) == encoded + 3, "descriptions are encoded once"
+    made.reranker.encoder.margin = 0.0
+    made.link(text)
+    assert len(seen) == encoded + 3
+
+
 def test_softmax_leaves_room_for_nil_and_survives_no_candidates() -> None:
     """Empty rows shift every later one in a reduceat done naively."""
     bounds = np.array([0, 0, 2, 2, 3, 3])
-    score, nil, best = softmax_with_nil(np.array([1.0, 1.0, -800.0]), bounds, nil=0.0)
+    score, nil, best = softmax_with_nil(np.array([1.0, 1.0, -800.0]), bounds, nil=np.zeros(5))
     np.testing.assert_allclose(score, [np.e / (2 * np.e + 1)] * 2 + [0.0])
     np.testing.assert_allclose(nil, [1, 1 / (2 * np.e + 1), 1, 1, 1])
     assert best.tolist() == [-1, 0, -1, 2, -1]
