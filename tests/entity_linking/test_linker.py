@@ -219,7 +219,8 @@ def test_the_encoder_looks_at_hard_mentions_and_sees_their_sentence() -> None:
     text = "He paid Helen.  A bank by the water! France has banks.\nParis"
     assert entities_in(made, text)["bank"] == "bank_river"
     assert seen[:3] == ["A bank by the water! ", "France has banks.\n", "Paris"]
-    assert "bank: institution that lends money" in seen and not any("Troy: ancient" in t for t in seen)
+    assert "bank: institution that lends money" in seen
+    assert not any("Troy: ancient" in t for t in seen)
     encoded = len(seen)
     made.link(text)
     assert len(seen) == encoded + 3, "descriptions are encoded once"
