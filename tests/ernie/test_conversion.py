@@ -122,3 +122,41 @@ def test_what_is_no_bert_is_refused(tmp_path: Path) -> None:
     BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="no weights"):
         ernie_from_bert(tmp_path, entity_size=4)
+
+
+def test_a_fine_tuned_release_and_a_pretrained_one_become_a_task_model(tmp_path: Path) -> None:
+    """The typing head's other name, and a pre-trained folder's heads, which a task model has no use for."""
+    state = old_release(tmp_path)
+    fresh = load_first_release(tmp_path, ErnieForEntityTyping, num_labels=3)
+    words = "bert.embeddings.word_embeddings.weight"
+    assert torch.equal(fresh.state_dict()[words], state[words])
+    assert fresh.classifier.weight.shape == (3, 8)
+    tuned = {key: tensor for key, tensor in state.items() if key.startswith("bert.")} | {
+        "typing.weight": torch.ones(3, 8)
+    }
+    torch.save(tuned, tmp_path / "pytorch_model.bin")
+    model = load_first_release(tmp_path, ErnieForEntityTyping, num_labels=3)
+    assert torch.equal(model.classifier.weight, torch.ones(3, 8))
+    assert not model.classifier.bias.any()
+    with pytest.raises(InputError, match=r"classifier.weight is \(3, 8\) there and \(5, 8\) by the config"):
+        load_first_release(tmp_path, ErnieForEntityTyping, num_labels=5)
+
+
+class _Runs:
+    def __reduce__(self):
+        return (print, ("a pickle ran",))
+
+
+def test_a_pickle_that_would_run_something_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A checkpoint from a stranger is a program; and a download cut short is one line, not a traceback."""
+    state = old_release(tmp_path)
+    torch.save({**state, "x": _Runs()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match="no pickle of tensors alone"):
+        load_first_release(tmp_path)
+    assert "a pickle ran" not in capsys.readouterr().out
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    whole = (tmp_path / "pytorch_model.bin").read_bytes()
+    for length in (0, 100, len(whole) // 2):
+        (tmp_path / "pytorch_model.bin").write_bytes(whole[:length])
+        with pytest.raises(InputError, match="cut short"):
+            load_first_release(tmp_path)
