@@ -16,7 +16,7 @@ from ernie.errors import InputError
 from ernie.inputs import IGNORED
 from ernie.losses.denoising_entity import denoising_entity_loss, entity_logits
 from ernie.losses.masked_lm import labelled_cross_entropy, masked_lm_loss
-from ernie.modeling import ErnieModel, ErniePreTrainedModel
+from ernie.modeling import ErnieModel, ErniePreTrainedModel, with_model_inputs
 
 
 @dataclass
@@ -135,6 +135,7 @@ class ErnieForPreTraining(ErniePreTrainedModel):
         self.cls.predictions.decoder = new_embeddings
         self.cls.predictions.bias = new_embeddings.bias
 
+    @with_model_inputs
     @can_return_tuple
     def forward(
         self,
@@ -253,6 +254,7 @@ class PooledClassifier(ErniePreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 0))
         self.post_init()
 
+    @with_model_inputs
     @can_return_tuple
     def forward(
         self, input_ids: torch.Tensor | None = None, *, labels: torch.Tensor | None = None, **inputs: Any
@@ -294,6 +296,7 @@ class ErnieForTokenClassification(ErniePreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 0))
         self.post_init()
 
+    @with_model_inputs
     @can_return_tuple
     def forward(
         self, input_ids: torch.Tensor | None = None, *, labels: torch.Tensor | None = None, **inputs: Any

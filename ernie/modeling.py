@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -284,3 +286,23 @@ def _check_entities(
             f"entity_positions lie in 0..{seq_len - 1} for {seq_len} word pieces, "
             f"got {int(positions[row, slot])} at example {row}, entity {slot}"
         )
+
+
+Forward = TypeVar("Forward", bound=Callable[..., Any])
+
+
+def with_model_inputs(forward: Forward) -> Forward:
+    """A head's `forward(..., **inputs)` with ErnieModel's inputs in its signature.
+
+    transformers' Trainer keeps the columns of a data set that it finds there, and drops the others without a word:
+    entities, otherwise. Without `**` it does not hand over arguments of its own either.
+    """
+    own = [p for p in inspect.signature(forward).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    names = {parameter.name for parameter in own}
+    passed_on = [
+        parameter.replace(kind=parameter.KEYWORD_ONLY)
+        for parameter in inspect.signature(ErnieModel.forward).parameters.values()
+        if parameter.name not in names and parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    forward.__signature__ = inspect.Signature([*own, *passed_on])  # pyrefly: ignore[missing-attribute]
+    return forward
