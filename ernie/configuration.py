@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
@@ -73,6 +73,8 @@ class ErnieConfig(PreTrainedConfig):
     num_trained_entity_rows: int = 0
 
     def __post_init__(self, **kwargs: Any) -> None:
+        _check_names(kwargs)
+        _check_sizes(self)
         if self.layer_types is None:
             self.layer_types = paper_layer_types(self.num_hidden_layers)
         self.layer_types = list(self.layer_types)
@@ -81,7 +83,6 @@ class ErnieConfig(PreTrainedConfig):
         if "fuse" in self.layer_types:
             heads = self.num_entity_attention_heads
             _check_heads("entity_size", self.entity_size, "num_entity_attention_heads", heads)
-        _check_sizes(self)
         super().__post_init__(**kwargs)
 
     def validate_layer_type(self) -> None:
@@ -116,11 +117,13 @@ _SIZES = (
     "vocab_size",
     "hidden_size",
     "num_hidden_layers",
+    "num_attention_heads",
     "intermediate_size",
     "max_position_embeddings",
     "type_vocab_size",
     "entity_size",
     "entity_input_size",
+    "num_entity_attention_heads",
 )
 
 _BERT_FIELDS = (
@@ -153,12 +156,21 @@ def _check_layer_types(layer_types: Sequence[str], num_hidden_layers: int) -> No
         )
 
 
+def _check_names(extra: Mapping[str, object]) -> None:
+    """transformers keeps fields that a config does not have; one that nearly is ours was meant."""
+    fields = [name for name in ErnieConfig.__dataclass_fields__ if not name.startswith("_")]
+    for name in extra.keys() - set(dir(ErnieConfig)):
+        near = difflib.get_close_matches(name, fields, n=1, cutoff=0.88)
+        if near:
+            raise InputError(f"ErnieConfig has no field {name!r}, did you mean {near[0]}?")
+
+
 def _check_sizes(config: ErnieConfig) -> None:
     """Sizes are whole numbers from 1, two may be 0; what torch would say of others names none of these fields."""
     for name in _SIZES:
         value = getattr(config, name)
-        if value is not None and value < 1:
-            raise InputError(f"{name} is at least 1, got {value}")
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise InputError(f"{name} is a whole number of at least 1, got {value!r}")
     if config.num_trained_entity_rows < 0 or config.num_trained_entity_rows == 1:
         raise InputError(
             f"num_trained_entity_rows is 0 (a frozen table) or at least 2 (row 0 stands for 'no entity'), "

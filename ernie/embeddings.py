@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ernie.errors import InputError
-
 
 class ErnieEmbeddings(nn.Module):
     """x = dropout(LayerNorm(word + position + token type))."""
@@ -41,13 +39,8 @@ class ErnieEmbeddings(nn.Module):
         if inputs_embeds is None:
             assert input_ids is not None, "the model hands over input_ids or inputs_embeds"
             inputs_embeds = self.word_embeddings(input_ids)
-        seq_len, limit = inputs_embeds.shape[1], self.position_embeddings.num_embeddings
-        if seq_len > limit:
-            raise InputError(
-                f"this model reads at most {limit} word pieces, got {seq_len}: truncate with max_length={limit}"
-            )
         if position_ids is None:
-            position_ids = torch.arange(seq_len, device=inputs_embeds.device).unsqueeze(0)
+            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device).unsqueeze(0)
         if token_type_ids is None:
             token_types = self.token_type_embeddings.weight[0]
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
+from ernie.checks import check_candidates, check_targets
 from ernie.configuration import ErnieConfig
 from ernie.errors import InputError
 from ernie.inputs import IGNORED
@@ -156,7 +158,9 @@ class ErnieForPreTraining(ErniePreTrainedModel):
         or as vectors entity_candidates (num_candidates, entity_size), projected where entities are. An entity that
         was removed for denoising (entity_ids 0, masked) keeps its position and its label.
         """
-        outputs = self.bert(input_ids, entity_positions=entity_positions, **inputs)
+        given = inputs.get("entity_ids") is not None or inputs.get("entity_embeds") is not None
+        # Positions alone ask a text, without its entities, which entity is there.
+        outputs = self.bert(input_ids, entity_positions=entity_positions if given else None, **inputs)
         hidden, order_logits = outputs.last_hidden_state, self.cls.seq_relationship(outputs.pooler_output)
         result = ErnieForPreTrainingOutput(
             seq_relationship_logits=order_logits,
@@ -195,14 +199,9 @@ class ErnieForPreTraining(ErniePreTrainedModel):
 
     def _candidates(self, ids: torch.Tensor | None, vectors: torch.Tensor | None) -> torch.Tensor | None:
         """Candidate vectors (num_candidates, entity_size), None when none were given."""
+        check_candidates(ids, vectors, no_entity=self.config.no_entity_candidate)
         if ids is None:
             return None if vectors is None else self.entity_input(vectors.to(self.device))
-        if vectors is not None:
-            raise InputError("give entity_candidate_ids or entity_candidates, not both")
-        if self.config.no_entity_candidate and not torch.compiler.is_compiling() and bool((ids == 0).any()):
-            raise InputError(
-                "entity_candidate_ids hold row 0, but 'no entity' is added by config.no_entity_candidate: leave 0 out"
-            )
         return self.entity_rows(ids)
 
     def _entity_logits(
@@ -229,15 +228,21 @@ def classification_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type
         return labelled_cross_entropy(logits, labels)
     if problem_type == "regression" and logits.shape[-1] == 1:
         logits = logits.squeeze(-1)
-    if logits.shape != labels.shape:
-        raise InputError(f"labels of a {problem_type} have shape {tuple(logits.shape)}, got {tuple(labels.shape)}")
+    check_targets(logits, labels, problem_type)
     if problem_type == "multi_label_classification":
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-    if problem_type == "regression":
-        return F.mse_loss(logits, labels.to(logits.dtype))
-    raise InputError(
-        f"problem_type is single_label_classification, multi_label_classification or regression, got {problem_type!r}"
-    )
+    assert problem_type == "regression", "checked when the model was built"
+    return F.mse_loss(logits, labels.to(logits.dtype))
+
+
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+
+
+def _check_head(config: ErnieConfig) -> None:
+    if config.problem_type is not None and config.problem_type not in PROBLEM_TYPES:
+        raise InputError(f"problem_type is one of {', '.join(PROBLEM_TYPES)}, got {config.problem_type!r}")
+    if not config.num_labels:
+        raise InputError(f"a task head needs num_labels of at least 1, got {config.num_labels}")
 
 
 class PooledClassifier(ErniePreTrainedModel):
@@ -246,9 +251,11 @@ class PooledClassifier(ErniePreTrainedModel):
     default_problem_type = "single_label_classification"
 
     def __init__(self, config: ErnieConfig) -> None:
-        super().__init__(config)
         if config.problem_type is None:
+            config = copy.deepcopy(config)  # the caller's may build a model of another kind
             config.problem_type = self.default_problem_type  # pyrefly: ignore[bad-assignment]
+        _check_head(config)
+        super().__init__(config)
         self.bert = ErnieModel(config)
         self.dropout = _classifier_dropout(config)
         self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 0))
@@ -290,6 +297,7 @@ class ErnieForTokenClassification(ErniePreTrainedModel):
     """One label a word piece: labels (batch, seq_len), -100 ignored."""
 
     def __init__(self, config: ErnieConfig) -> None:
+        _check_head(config)
         super().__init__(config)
         self.bert = ErnieModel(config)
         self.dropout = _classifier_dropout(config)

@@ -16,6 +16,7 @@ from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
+from ernie.checks import check_beside_text, check_entities, check_entity_inputs, check_text, check_vectors
 from ernie.configuration import ErnieConfig
 from ernie.embeddings import ErnieEmbeddings
 from ernie.entity_input import EntityInput
@@ -173,8 +174,7 @@ class ErnieModel(ErniePreTrainedModel):
         """
         if kwargs:
             raise InputError(f"unknown model input: {', '.join(sorted(kwargs))}")
-        if (input_ids is None) == (inputs_embeds is None):
-            raise InputError("give input_ids or inputs_embeds, one of them")
+        self._check_text(input_ids, inputs_embeds, attention_mask, token_type_ids, position_ids)
         keep_states, keep_attentions = self._wanted(output_hidden_states, output_attentions)
         hidden = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
         entity, slots = self._pack_entities(hidden, entity_ids, entity_embeds, entity_positions, entity_attention_mask)
@@ -196,6 +196,25 @@ class ErnieModel(ErniePreTrainedModel):
             entity_hidden_states=tuple(returned) if keep_states and returned else None,
             attentions=tuple(attentions) if keep_attentions else None,
         )
+
+    def _check_text(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        attention_mask: object,
+        token_type_ids: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+    ) -> None:
+        words, limit = self.embeddings.word_embeddings, self.embeddings.position_embeddings.num_embeddings
+        shape = check_text(
+            input_ids,
+            inputs_embeds,
+            vocab_size=words.num_embeddings,
+            hidden_size=self.config.hidden_size,
+            max_length=limit,
+        )
+        num_types = self.embeddings.token_type_embeddings.num_embeddings
+        check_beside_text(shape, attention_mask, token_type_ids, position_ids, num_types=num_types, max_length=limit)
 
     def _given_entities(self, states: torch.Tensor | None, hidden: torch.Tensor) -> torch.Tensor:
         """Entity states without [CLS]'s own; of a batch that has none, (batch, 0, entity_size)."""
@@ -224,22 +243,16 @@ class ErnieModel(ErniePreTrainedModel):
     ) -> tuple[torch.Tensor | None, EntitySlots | None]:
         """Entity states (batch, num_entities [+ 1 for CLS], entity_size) and their slots; None, None without any."""
         batch, seq_len = hidden.shape[:2]
-        if ids is not None and embeds is not None:
-            raise InputError("give entity_ids or entity_embeds, not both")
+        check_entity_inputs(batch, ids, embeds, positions, mask)
         if ids is not None:
-            if ids.dim() != 2 or ids.shape[0] != batch:
-                raise InputError(
-                    f"entity_ids have shape (batch, num_entities) = ({batch}, num_entities), got {tuple(ids.shape)}"
-                )
             embeds = self.entity_rows(ids)
             mask = (ids != 0) if mask is None else mask
         elif embeds is not None:
-            _check_vectors(embeds, batch, self.entities.width)
+            check_vectors(embeds, batch, self.entities.width)
             embeds = self.entities(embeds.to(hidden.device))
         if embeds is None:
-            size, positions, mask = self.config.entity_size, None, None
-            embeds = hidden.new_zeros(batch, 0, size)
-        _check_entities(embeds, positions, mask, seq_len)
+            embeds = hidden.new_zeros(batch, 0, self.config.entity_size)
+        check_entities(embeds, positions, mask, seq_len)
         shape = embeds.shape[:2]
         embeds = embeds.to(device=hidden.device, dtype=hidden.dtype)
         positions = hidden.new_zeros(shape, dtype=torch.long) if positions is None else positions.long()
@@ -255,37 +268,6 @@ class ErnieModel(ErniePreTrainedModel):
         bias = torch.zeros_like(mask).masked_fill(mask <= 0, lowest)[:, None, None, :]
         slots = EntitySlots((positions + row_starts).flatten(), mask.unsqueeze(-1), bias)
         return embeds, slots
-
-
-def _check_vectors(embeds: torch.Tensor, batch: int, width: int) -> None:
-    if embeds.dim() != 3 or embeds.shape[0] != batch or embeds.shape[2] != width:
-        raise InputError(
-            f"entity vectors have shape (batch, num_entities, entity_size) = ({batch}, num_entities, {width}), "
-            f"got {tuple(embeds.shape)}"
-        )
-
-
-def _check_entities(
-    embeds: torch.Tensor, positions: torch.Tensor | None, mask: torch.Tensor | None, seq_len: int
-) -> None:
-    """Shapes, and on the CPU the range of the positions (elsewhere the gather itself refuses them)."""
-    expected = tuple(embeds.shape[:2])
-    for name, tensor in (("entity_positions", positions), ("entity_attention_mask", mask)):
-        if tensor is not None and tuple(tensor.shape) != expected:
-            raise InputError(f"{name} has shape (batch, num_entities) = {expected}, got {tuple(tensor.shape)}")
-    if positions is None:
-        if embeds.shape[1]:
-            raise InputError("entities need entity_positions: the word piece each of them sits on")
-        return
-    if torch.compiler.is_compiling() or positions.device.type != "cpu" or positions.numel() == 0:
-        return
-    outside = (positions < 0) | (positions >= seq_len)
-    if bool(outside.any()):
-        row, slot = outside.nonzero()[0].tolist()
-        raise InputError(
-            f"entity_positions lie in 0..{seq_len - 1} for {seq_len} word pieces, "
-            f"got {int(positions[row, slot])} at example {row}, entity {slot}"
-        )
 
 
 Forward = TypeVar("Forward", bound=Callable[..., Any])

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # never run; transformers copies the files that it finds name
     from ernie.tokenization import ErnieTokenizer  # noqa: F401
 
 MODULES = (
+    "checks",
     "configuration",
     "errors",
     "inputs",

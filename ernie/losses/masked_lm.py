@@ -19,6 +19,8 @@ def labelled_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, name: str
     """
     if logits.shape[:-1] != labels.shape:
         raise InputError(f"{name} has one value a row of logits: {tuple(logits.shape[:-1])}, got {tuple(labels.shape)}")
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise InputError(f"{name} are integers, got {labels.dtype}")
     flat_logits, flat_labels = logits.flatten(0, -2), labels.flatten()
     if not torch.compiler.is_compiling() and labels.device.type == "cpu":
         wrong = flat_labels[(flat_labels != IGNORED) & ((flat_labels < 0) | (flat_labels >= logits.shape[-1]))]

@@ -134,9 +134,9 @@ def test_a_folder_or_a_file_is_a_table(tmp_path: Path) -> None:
     ("settings", "words"),
     [
         ({"num_trained_entity_rows": 1}, "num_trained_entity_rows is 0 .* got 1"),
-        ({"entity_input_size": 0}, "entity_input_size is at least 1, got 0"),
-        ({"entity_size": 0}, "entity_size is at least 1, got 0"),
-        ({"intermediate_size": -3}, "intermediate_size is at least 1, got -3"),
+        ({"entity_input_size": 0}, "entity_input_size is a whole number of at least 1, got 0"),
+        ({"entity_size": 0}, "entity_size is a whole number of at least 1, got 0"),
+        ({"intermediate_size": -3}, "intermediate_size is a whole number of at least 1, got -3"),
         ({"layer_norm_eps": 0.0}, "layer_norm_eps is above 0, got 0.0"),
         ({"hidden_act": "geluu"}, "got 'geluu', did you mean gelu"),
     ],
