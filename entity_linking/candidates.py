@@ -18,6 +18,7 @@ from kg.graph import KnowledgeGraph
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int32]
 Small = npt.NDArray[np.uint8]
+Singles = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class CandidateTable:
     """
 
     def __init__(
-        self, *, bounds: Ints, entity: Rows, prior: Floats, capitals: Small, acronym: Flags, num_cut: int
+        self, *, bounds: Ints, entity: Rows, prior: Singles, capitals: Small, acronym: Flags, num_cut: int
     ) -> None:
         self.bounds = bounds
         self.entity = entity
@@ -79,6 +80,8 @@ class CandidateTable:
         Aliases of one folded form share their candidates; each alias weighs as much as its entities were counted,
         plus one, so that a rare spelling of the same letters does not take half of a common word's mass.
         """
+        made_of = table.spellings
+        assert made_of is not None, "a table read from disk comes with its candidates"
         strings, string_of_row = alias_strings(graph)
         entity = graph.aliases["entity"].to_numpy().astype(np.int64)
         prior = graph.aliases["prior"].to_numpy().astype(np.float64)
@@ -87,17 +90,17 @@ class CandidateTable:
         mass_of_row = np.ones(len(entity)) if uniform else prior * weight[string_of_row]
         row_order = np.argsort(string_of_row, kind="stable")
         row_bounds = np.searchsorted(string_of_row[row_order], np.arange(len(strings) + 1))
-        spellings = np.flatnonzero(table.spelling_key != NO_KEY)
-        source = table.spelling_source[spellings]
+        spellings = np.flatnonzero(made_of.key != NO_KEY)
+        source = made_of.source[spellings]
         of_spelling, within = expand(row_bounds[source], row_bounds[source + 1])
         rows, spelling = row_order[within], spellings[of_spelling]
         return cls._merged(
             table.num_keys,
-            key=table.spelling_key[spelling].astype(np.int64),
+            key=made_of.key[spelling].astype(np.int64),
             entity=entity[rows],
             mass=mass_of_row[rows],
-            capitals=table.spelling_capitals[spelling],
-            acronym=table.spelling_acronym[spelling],
+            capitals=made_of.capitals[spelling],
+            acronym=made_of.acronym[spelling],
             max_candidates=max_candidates,
             uniform=uniform,
         )
@@ -133,7 +136,7 @@ class CandidateTable:
         return cls(
             bounds=np.searchsorted(key[kept], np.arange(num_keys + 1)),
             entity=entity[kept].astype(np.int32),
-            prior=prior[kept],
+            prior=prior[kept].astype(np.float32),
             capitals=capitals[kept].astype(np.uint8),
             acronym=acronym[kept],
             num_cut=len(key) - len(kept),
@@ -153,7 +156,7 @@ class CandidateTable:
             mention=mention,
             entity=self.entity[row],
             row=row,
-            prior=self.prior[row],
+            prior=self.prior[row].astype(np.float64),
             named=self.capitals[row] > 0,
         )
         return found.with_prior(found.prior)

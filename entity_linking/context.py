@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from entity_linking.candidates import Candidates, Floats
+from entity_linking.candidates import Candidates, Floats, Rows
 from entity_linking.compiled import kernel
 from entity_linking.mentions import MentionTable
 from entity_linking.normalise import Ints
@@ -27,19 +27,28 @@ ENTITIES_AT_ONCE = 20_000
 class ContextWords:
     """The words of every entity: description and labels of its neighbours, hashed to `NUM_BINS`.
 
-    keys: int64 (num_words,), sorted: entity row * NUM_BINS + hashed word, each once.
-    num_entities: rows run to num_entities; row 0 has no words.
+    bins: int32 (num_words,): the words, entity by entity, each once. bounds: int64 (num_entities + 2,): entity row e
+    has bins[bounds[e]] to bins[bounds[e + 1]], row 0 none. idf_squared: float64 (NUM_BINS,), 0 for function words.
+    norms: float64 (num_entities + 1,): root of the sum of an entity's idf^2, at least 1.
     """
 
-    def __init__(self, keys: Ints, *, num_entities: int) -> None:
-        self.keys = keys
-        self.bins = (keys % NUM_BINS).astype(np.int32)
-        self.bounds = np.searchsorted(keys, np.arange(num_entities + 2) * NUM_BINS)
-        seen = np.bincount(self.bins, minlength=NUM_BINS)
-        self.idf_squared = np.square(np.log1p(num_entities / np.maximum(seen, 1.0)))
-        self.idf_squared[word_bins(tokenise(sorted(FUNCTION_WORDS)).hash)] = 0.0
-        totals = np.concatenate(([0.0], np.cumsum(self.idf_squared[self.bins])))
-        self.norms = np.sqrt(np.maximum(totals[self.bounds[1:]] - totals[self.bounds[:-1]], 1.0))
+    def __init__(self, *, bins: Rows, bounds: Ints, idf_squared: Floats, norms: Floats) -> None:
+        self.bins = bins
+        self.bounds = bounds
+        self.idf_squared = idf_squared
+        self.norms = norms
+
+    @classmethod
+    def of_keys(cls, keys: Ints, *, num_entities: int) -> ContextWords:
+        """keys: int64 (num_words,), sorted: entity row * NUM_BINS + hashed word, each once."""
+        bins = (keys % NUM_BINS).astype(np.int32)
+        bounds = np.searchsorted(keys, np.arange(num_entities + 2) * NUM_BINS)
+        seen = np.bincount(bins, minlength=NUM_BINS)
+        idf_squared = np.square(np.log1p(num_entities / np.maximum(seen, 1.0)))
+        idf_squared[word_bins(tokenise(sorted(FUNCTION_WORDS)).hash)] = 0.0
+        totals = np.concatenate(([0.0], np.cumsum(idf_squared[bins])))
+        norms = np.sqrt(np.maximum(totals[bounds[1:]] - totals[bounds[:-1]], 1.0))
+        return cls(bins=bins, bounds=bounds, idf_squared=idf_squared, norms=norms)
 
     @classmethod
     def from_graph(cls, graph: KnowledgeGraph) -> ContextWords:
@@ -52,7 +61,11 @@ class ContextWords:
             tokens = tokenise(texts[low : low + ENTITIES_AT_ONCE])
             words = tokens.has(IS_WORD)
             keys.append((tokens.document[words].astype(np.int64) + low) * NUM_BINS + word_bins(tokens.hash[words]))
-        return cls(np.unique(np.concatenate(keys)), num_entities=graph.num_entities)
+        return cls.of_keys(np.unique(np.concatenate(keys)), num_entities=graph.num_entities)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The constructor's arguments, by name."""
+        return {name: getattr(self, name) for name in ("bins", "bounds", "idf_squared", "norms")}
 
     def score(self, mentions: MentionTable, candidates: Candidates) -> Floats:
         """For each candidate, the root of the sum of idf^2 of its words around the mention over their norm: 0 upwards.

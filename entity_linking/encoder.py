@@ -42,7 +42,12 @@ class EncoderSimilarity:
     @classmethod
     def of_graph(cls, graph: KnowledgeGraph, source: str, *, margin: float = MARGIN) -> EncoderSimilarity:
         """source: a text encoder's folder, `package:NAME/path` inside an installed package."""
-        return cls(text_encoder(resolve_source(source)), entity_texts(graph), margin=margin)
+        return cls.of_source(source, entity_texts(graph), margin=margin)
+
+    @classmethod
+    def of_source(cls, source: str, descriptions: Sequence[str], *, margin: float = MARGIN) -> EncoderSimilarity:
+        """descriptions: by entity row, row 0 ""."""
+        return cls(text_encoder(resolve_source(source), what=""), descriptions, margin=margin)
 
     def score(self, mentions: MentionTable, candidates: Candidates, logits: Floats) -> Floats:
         """float64 (num_candidates,), 0 for mentions it does not look at; mean over the text's mentions of an alias."""

@@ -11,7 +11,8 @@ from scipy.optimize import minimize
 
 from entity_linking.candidates import Candidates, Floats
 from entity_linking.normalise import Flags, Ints
-from entity_linking.rerank import LinkWeights, softmax_with_nil
+from entity_linking.rerank import softmax_with_nil
+from entity_linking.weights import LinkWeights
 
 NIL, UNKNOWN = -1, -2
 """Of `Examples.target`: no entity of the graph is meant; nobody knows."""

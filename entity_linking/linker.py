@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from entity_linking.alias_table import AliasTable
-from entity_linking.candidates import Candidates, CandidateTable, Floats, Rows
+from entity_linking.candidates import Candidates, CandidateTable, Floats, Rows, Singles
 from entity_linking.coherence import Coherence, load_vectors
 from entity_linking.context import ContextWords
 from entity_linking.encoder import EncoderSimilarity
@@ -21,8 +21,9 @@ from entity_linking.matcher import AliasMatcher, alias_strings
 from entity_linking.mentions import MentionDetector, MentionTable
 from entity_linking.normalise import Flags, Ints
 from entity_linking.records import Candidate, ExplainedMention, Link, Mention
-from entity_linking.rerank import LinkWeights, Reranker, Scored
+from entity_linking.rerank import Reranker, Scored
 from entity_linking.tokens import IS_WORD
+from entity_linking.weights import LinkWeights
 from kg.graph import KnowledgeGraph
 
 BATCH_CHARACTERS = 200_000
@@ -124,6 +125,23 @@ class EntityLinker:
             min_score=min_score,
             dropped_aliases=table.dropped + Counter(candidates_beyond_limit=candidates.num_cut),
         )
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> EntityLinker:
+        """The linker in a folder of `link train`; its tables stay on disk until they are touched.
+
+        Raises:
+            InputError: no such artifact.
+        """
+        from entity_linking.folder import open_linker
+
+        return open_linker(folder)
+
+    @property
+    def alias_table(self) -> AliasTable:
+        """What its matcher finds."""
+        assert isinstance(self.detector, AliasMatcher), "asked of linkers of a matcher of aliases alone"
+        return self.detector.table
 
     def link(self, text: str) -> list[Link]:
         """The links of one text, from left to right, never overlapping."""
@@ -251,9 +269,9 @@ def named_rows(names: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays([pa.array([""], pa.string()), *names.cast(pa.string()).chunks])
 
 
-def degrees(graph: KnowledgeGraph) -> Floats:
-    """Triples of every entity, float64 (num_entities + 1,)."""
-    return np.bincount(graph.triples[:, [0, 2]].ravel(), minlength=graph.num_entities + 1).astype(np.float64)
+def degrees(graph: KnowledgeGraph) -> Singles:
+    """Triples of every entity, float32 (num_entities + 1,)."""
+    return np.bincount(graph.triples[:, [0, 2]].ravel(), minlength=graph.num_entities + 1).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

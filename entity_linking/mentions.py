@@ -139,3 +139,30 @@ class GivenSpans:
             going = num > k
             hashes[going] = chain(hashes[going], tokens.hash[first[going] + k])
         return keys
+
+
+def merged(first: MentionTable, second: MentionTable) -> MentionTable:
+    """All mentions of the first table, and those of the second that overlap none of them; of the same texts."""
+    covered = np.zeros(len(first.tokens) + 1, dtype=np.int64)
+    np.add.at(covered, first.first_token, 1)
+    np.add.at(covered, first.first_token + first.num_tokens, -1)
+    inside = np.concatenate(([0], np.cumsum(np.cumsum(covered[:-1]))))
+    free = inside[second.first_token + second.num_tokens] == inside[second.first_token]
+    starts = np.concatenate((first.first_token, second.first_token[free]))
+    order = np.argsort(starts, kind="stable")
+    num = np.concatenate((first.num_tokens, second.num_tokens[free]))[order]
+    key = np.concatenate((first.key, second.key[free]))[order]
+    return MentionTable.of(first.tokens, starts[order], num, key, first.dropped + second.dropped)
+
+
+class Union:
+    """A detector of what any of several detectors finds; where they overlap, an earlier one's mention stays."""
+
+    def __init__(self, *detectors: MentionDetector) -> None:
+        self.detectors = detectors
+
+    def detect(self, texts: Sequence[str]) -> MentionTable:
+        found = self.detectors[0].detect(texts)
+        for detector in self.detectors[1:]:
+            found = merged(found, detector.detect(texts))
+        return found

@@ -8,45 +8,13 @@ from typing import Protocol
 
 import numpy as np
 
-from entity_linking.candidates import Candidates, Floats
+from entity_linking.candidates import Candidates, Floats, Singles
 from entity_linking.coherence import Coherence, first_of_kind
 from entity_linking.compiled import kernel
 from entity_linking.context import ContextWords
 from entity_linking.mentions import MentionTable
 from entity_linking.normalise import Ints
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinkWeights:
-    """What each term adds to a candidate's logit, or (`nil…`) to that of none; 0 switches a term off.
-
-    The defaults are for a graph without gold links; `link train` fits all of them on a text that has some.
-    """
-
-    prior: float = 1.0
-    """Of log p(entity | alias), at most 0."""
-    popularity: float = 0.3
-    """Of the log share of the entity's degree in the graph, plus one, among the mention's candidates, at most 0."""
-    coherence: float = 1.0
-    """Of the cosine with the neighbours' expected vectors, in [-1, 1], mean over the text's mentions of the alias."""
-    context: float = 0.7
-    """Of the root of the overlap of description and surroundings, 0 upwards, mean over the text's mentions."""
-    encoder: float = 9.0
-    """Of the cosine of sentence and description by a text encoder, less the mention's mean; where one was given."""
-    case: float = 1.0
-    """Of the case term: 1 a name written as one, -1 a capital where the entity has none, else 0."""
-    inside_name: float = -2.0
-    """Of 1 where another capitalised word stands right beside the mention: part of a longer, unknown name."""
-    nil: float = -2.5
-    """Logit of NIL; a mention with one candidate, certain by prior, has logit 0."""
-    nil_capital: float = 0.0
-    """Of 1 where the mention is capitalised and its sentence does not ask for it."""
-    nil_words: float = 0.0
-    """Of the log of the mention's number of tokens."""
-    nil_link_probability: float = 0.0
-    """Of the log odds that the alias is a mention at all, where somebody counted (`link fit-priors`), else 0."""
-    nil_prior: float = 0.0
-    """Of the log of the likeliest candidate's prior, at most 0: an alias of many equals."""
+from entity_linking.weights import LinkWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +38,9 @@ class Scored:
 class Similarity(Protocol):
     """A term that costs much: told what the cheap terms say, so that it may look at the hard mentions alone."""
 
+    margin: float
+    """Mentions whose two best candidates lie within so many nats are hard."""
+
     def score(self, mentions: MentionTable, candidates: Candidates, logits: Floats) -> Floats: ...
 
 
@@ -84,11 +55,11 @@ class Reranker:
         self,
         *,
         weights: LinkWeights,
-        degree: Floats | None = None,
+        degree: Singles | None = None,
         coherence: Coherence | None = None,
         context: ContextWords | None = None,
         encoder: Similarity | None = None,
-        link_log_odds: Floats | None = None,
+        link_log_odds: Singles | None = None,
     ) -> None:
         self.weights = weights
         self.degree = degree
@@ -118,7 +89,9 @@ class Reranker:
         if weights.inside_name:
             terms["inside_name"] = mentions.inside_name[candidates.mention].astype(np.float64)
         if weights.popularity and self.degree is not None:
-            terms["popularity"] = np.log(candidates.among_mention(1.0 + self.degree[candidates.entity]))
+            terms["popularity"] = np.log(
+                candidates.among_mention(1.0 + self.degree[candidates.entity].astype(np.float64))
+            )
         if weights.coherence and self.coherence is not None:
             terms["coherence"] = over_text(mentions, candidates, self.coherence.score(mentions, candidates))
         if weights.context and self.context is not None:
@@ -136,7 +109,8 @@ class Reranker:
         if weights.nil_words:
             terms["nil_words"] = np.log(np.maximum(mentions.num_tokens, 1))
         if weights.nil_link_probability and self.link_log_odds is not None:
-            terms["nil_link_probability"] = np.append(self.link_log_odds, 0.0)[mentions.key]  # NO_KEY = -1: the last
+            odds = np.append(self.link_log_odds, np.float32(0)).astype(np.float64)
+            terms["nil_link_probability"] = odds[mentions.key]  # NO_KEY is the last
         if weights.nil_prior:
             terms["nil_prior"] = likeliest(candidates)
         return terms

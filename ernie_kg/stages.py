@@ -66,6 +66,17 @@ STAGES: dict[str, Stage] = {
         places=("graph",),
     ),
     "link": Stage("entity_linking.annotate", "LinkConfig", "entity links in a corpus, written as parquet shards"),
+    "link train": Stage(
+        "entity_linking.train", "LinkTrainConfig", "a linker, weighed and calibrated on gold links, that opens at once"
+    ),
+    "link fit-priors": Stage(
+        "entity_linking.fit_priors", "FitPriorsConfig", "what every alias means, counted in linked text"
+    ),
+    "link self-label": Stage(
+        "entity_linking.self_labels",
+        "SelfLabelConfig",
+        "gold links for free: long names shortened where they are known",
+    ),
     "pretrain prepare": Stage("pretrain.prepare", "PrepareConfig", "training instances from linked shards"),
     "pretrain run": Stage("pretrain.run", "PretrainConfig", "knowledge-enhanced checkpoint from a BERT and instances"),
     "finetune examples": Stage(

@@ -8,6 +8,7 @@ never saw. Such vectors are named one by one in the artifact: nobody takes them 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,10 @@ def fill(
     return empty, found
 
 
-def text_encoder(source: Path) -> Encoder:
+def text_encoder(source: Path, *, what: str = "kg embed: encoding descriptions") -> Encoder:
     """Mean of the last states over the real word pieces, of a transformers model and tokenizer in a folder.
+
+    what: the title of its progress bar; "" shows none.
 
     Raises:
         InputError: the folder holds no such model.
@@ -115,7 +118,7 @@ def text_encoder(source: Path) -> Encoder:
     def encode(texts: Sequence[str]) -> np.ndarray:
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
         states = np.zeros((len(texts), model.config.hidden_size), np.float32)
-        with progress("kg embed: encoding descriptions", len(texts)) as shown, torch.inference_mode():
+        with progress(what, len(texts)) if what else nullcontext() as shown, torch.inference_mode():
             for start in range(0, len(order), BATCH):
                 places = order[start : start + BATCH]
                 batch = tokenizer(
@@ -128,7 +131,8 @@ def text_encoder(source: Path) -> Encoder:
                 mask = batch["attention_mask"].unsqueeze(-1)
                 hidden = model(**batch).last_hidden_state
                 states[places] = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
-                shown.advance(len(places))
+                if shown is not None:
+                    shown.advance(len(places))
         return states
 
     return encode

@@ -20,7 +20,8 @@ from entity_linking.linker import EntityLinker, batches, degrees, named_rows
 from entity_linking.matcher import AliasMatcher, alias_strings
 from entity_linking.mentions import GivenSpans
 from entity_linking.records import Link
-from entity_linking.rerank import LinkWeights, Reranker, over_text, softmax_with_nil
+from entity_linking.rerank import Reranker, over_text, softmax_with_nil
+from entity_linking.weights import LinkWeights
 from kg.graph import KnowledgeGraph
 
 ENTITIES = [

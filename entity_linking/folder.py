@@ -1,0 +1,150 @@
+"""A linker on disk: its tables as memory-mapped arrays, opened in well under a second, and what it was told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from entity_linking.alias_table import AliasTable
+from entity_linking.candidates import CandidateTable, Floats
+from entity_linking.coherence import Coherence
+from entity_linking.context import ContextWords
+from entity_linking.encoder import EncoderSimilarity
+from entity_linking.fitting import threshold_for
+from entity_linking.linker import EntityLinker
+from entity_linking.matcher import AliasMatcher
+from entity_linking.normalise import Flags
+from entity_linking.prefixes import PrefixTable
+from entity_linking.rerank import Reranker
+from entity_linking.weights import LinkWeights
+from kg.artifact import open_artifact
+from kg.errors import InputError
+
+STAGE = "link train"
+SETTINGS, ENTITIES, ARRAYS, HELD_OUT = "linker.json", "entities.parquet", "arrays", "held_out.npz"
+
+
+def save_linker(
+    linker: EntityLinker, folder: Path, *, descriptions: list[str] | None = None, encoder: str = ""
+) -> None:
+    """Writes a linker of an `AliasMatcher`; `open_linker` gives it back with the same links.
+
+    descriptions: by entity row, for the encoder. encoder: its source, read again when the linker is opened.
+    """
+    table, candidates, reranker = linker.alias_table, linker.candidates, linker.reranker
+    arrays = {
+        "slots": table.prefixes.slots,
+        "slot_keys": table.prefixes.keys,
+        "filter": table.prefixes.filter,
+        "key_capitals": table.key_capitals,
+        "key_flags": table.key_flags,
+        "candidate_bounds": candidates.bounds.astype(np.int64),
+        "candidate_entity": candidates.entity,
+        "candidate_prior": candidates.prior.astype(np.float32),
+        "candidate_capitals": candidates.capitals,
+        "candidate_acronym": candidates.acronym,
+    }
+    if reranker.degree is not None:
+        arrays["degree"] = reranker.degree.astype(np.float32)
+    if reranker.link_log_odds is not None:
+        arrays["link_log_odds"] = reranker.link_log_odds.astype(np.float32)
+    if reranker.coherence is not None:
+        arrays["vectors"] = reranker.coherence.vectors
+    if reranker.context is not None:
+        arrays |= {f"context_{name}": values for name, values in reranker.context.arrays().items()}
+    (folder / ARRAYS).mkdir()
+    for name, values in arrays.items():
+        np.save(folder / ARRAYS / f"{name}.npy", values)
+    columns = {"id": linker.entities, "label": linker.labels}
+    columns |= {} if descriptions is None else {"description": pa.array(descriptions, pa.string())}
+    pq.write_table(pa.table(columns), folder / ENTITIES)
+    settings = {
+        "weights": asdict(reranker.weights),
+        "min_score": linker.min_score,
+        "agreement": linker.agreement,
+        "window": reranker.coherence.window if reranker.coherence else 0,
+        "num_cut": candidates.num_cut,
+        "dropped_aliases": dict(linker.dropped_aliases),
+        "encoder": encoder,
+    }
+    (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def open_linker(folder: str | Path) -> EntityLinker:
+    """The linker that `link train` wrote; its arrays stay on disk until they are touched.
+
+    Raises:
+        InputError: no such artifact, or one of another version's weights.
+    """
+    folder = Path(folder)
+    open_artifact(folder, stage=STAGE)
+    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    if strange := settings["weights"].keys() ^ {of.name for of in fields(LinkWeights)}:
+        raise InputError(
+            f"{folder}: its weights differ in {sorted(strange)} from this version's; run `link train` again"
+        )
+    arrays = {path.stem: np.load(path, mmap_mode="c").view(np.ndarray) for path in (folder / ARRAYS).glob("*.npy")}
+    entities = pq.read_table(folder / ENTITIES)
+    coherence = Coherence(arrays["vectors"], window=settings["window"]) if "vectors" in arrays else None
+    words = {name.removeprefix("context_"): of for name, of in arrays.items() if name.startswith("context_")}
+    return EntityLinker(
+        detector=AliasMatcher(_alias_table(arrays)),
+        candidates=CandidateTable(
+            bounds=arrays["candidate_bounds"],
+            entity=arrays["candidate_entity"],
+            prior=arrays["candidate_prior"],
+            capitals=arrays["candidate_capitals"],
+            acronym=arrays["candidate_acronym"],
+            num_cut=settings["num_cut"],
+        ),
+        reranker=Reranker(
+            weights=LinkWeights(**settings["weights"]),
+            degree=arrays.get("degree"),
+            link_log_odds=arrays.get("link_log_odds"),
+            coherence=coherence,
+            context=ContextWords(**words) if words else None,
+            encoder=_encoder(settings["encoder"], entities),
+        ),
+        entities=entities["id"].combine_chunks(),
+        labels=entities["label"].combine_chunks(),
+        min_score=settings["min_score"],
+        agreement=settings["agreement"],
+        dropped_aliases=settings["dropped_aliases"],
+    )
+
+
+def save_held_out(folder: Path, score: Floats, correct: Flags) -> None:
+    """The scores of links in held-out documents, and whether they were right, for `score_for_precision`."""
+    np.savez(folder / HELD_OUT, score=score.astype(np.float32), correct=correct)
+
+
+def score_for_precision(folder: Path, precision: float) -> float:
+    """The least score from which on the linker's links in held-out documents were right with this precision.
+
+    Raises:
+        InputError: the linker was not trained on gold links, or no score reaches the precision.
+    """
+    if not (folder / HELD_OUT).is_file():
+        raise InputError(f"{folder}: was trained without gold links, so nobody knows its precision; give a min_score")
+    held_out = np.load(folder / HELD_OUT)
+    found = threshold_for(held_out["score"].astype(np.float64), held_out["correct"], precision=precision)
+    if found is None:
+        raise InputError(
+            f"{folder}: no score reaches a precision of {precision} on held-out documents; ask for less, or train on "
+            f"more gold links"
+        )
+    return found
+
+
+def _alias_table(arrays: dict[str, np.ndarray]) -> AliasTable:
+    prefixes = PrefixTable(arrays["slots"], arrays["slot_keys"], arrays["filter"])
+    return AliasTable(prefixes=prefixes, key_capitals=arrays["key_capitals"], key_flags=arrays["key_flags"])
+
+
+def _encoder(source: str, entities: pa.Table) -> EncoderSimilarity | None:
+    return EncoderSimilarity.of_source(source, entities["description"].to_pylist()) if source else None

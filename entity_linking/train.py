@@ -1,0 +1,200 @@
+"""The stage `link train`: a graph and text with gold links in, a linker that opens at once out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from entity_linking.weights import LinkWeights
+from kg.artifact import ArtifactWriter, write_artifact
+from kg.errors import InputError
+from kg.sources import source_path
+
+if TYPE_CHECKING:
+    from entity_linking.linker import EntityLinker
+    from entity_linking.training import Trained
+
+STAGE = "link train"
+TARGETS = (0.8, 0.85, 0.9, 0.95, 0.98)
+"""Precisions whose scores are written down."""
+LEAST_DOCUMENTS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkTrainConfig:
+    """Which graph is linked, what gold links teach, and which terms are weighed."""
+
+    graph: Path
+    """Graph artifact of `kg build`."""
+    vectors: Path | None = None
+    """Vectors artifact of `kg embed` of the same graph, for coherence and context; none = neither."""
+    gold: Path | None = None
+    """Text with gold links; none = default weights, untrained, in a folder that opens at once."""
+    gold_format: str = "jsonl"
+    """jsonl (what `link self-label` writes, too), semcor, aida, nif or linked (an artifact of `link`)."""
+    unlabelled: Literal["nil", "unknown"] = "nil"
+    """What an alias means where the gold has no link: nil = nothing of the graph, unknown = nobody said."""
+    priors: Path | None = None
+    """Artifact of `link fit-priors`; none = priors of the gold itself, a document never counting for itself."""
+    prior_smoothing: float = 0.5
+    """Gold links that an alias's prior of before is worth."""
+    graph_priors: bool = True
+    """Whether the graph's own priors count; false = all entities of an alias weigh alike before gold links do."""
+    weights: LinkWeights = field(default_factory=LinkWeights)
+    """Weights where there is no gold to learn them from."""
+    encoder: str = ""
+    """A text encoder's folder (`package:NAME/path` inside an installed package), for the term `encoder`; it is dear."""
+    encoder_margin: float = 3.0
+    """The encoder looks at mentions whose two best candidates lie within this many nats by the other terms."""
+    target_precision: float = 0.0
+    """Picks the least score whose links are right that often on held-out documents; 0 = `min_score` holds."""
+    min_score: float = 0.5
+    """A mention whose best candidate is less probable stays unlinked, in [0, 1]."""
+    max_candidates: int = 20
+    """Candidates kept for an alias, the likeliest by prior."""
+    window: int = 15
+    """Mentions on each side that coherence looks at."""
+    numbers: bool = False
+    """Also link aliases that are numbers, years among them."""
+    plurals: bool = True
+    """Also link the English plural of an alias."""
+    folds: int = 5
+    """Parts of the documents, for cross-validation."""
+    output: Path
+    """Folder of the linker."""
+    seed: int = 0
+    """Of the folds."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_score", "target_precision"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise InputError(f"{name} is a share in [0, 1], got {getattr(self, name)}")
+        for name, least in (("max_candidates", 1), ("window", 1), ("folds", 2)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not self.prior_smoothing > 0 or not self.encoder_margin >= 0:
+            raise InputError(
+                f"expected prior_smoothing above 0 and encoder_margin of at least 0, got {self.prior_smoothing} and "
+                f"{self.encoder_margin}"
+            )
+        if self.target_precision and self.gold is None:
+            raise InputError("target_precision needs gold links to measure precision on; give `gold`, or a min_score")
+
+    def inputs(self) -> dict[str, Path]:
+        named = {"vectors": self.vectors, "gold": self.gold, "priors": self.priors}
+        encoder = {"encoder": source_path(self.encoder)} if self.encoder else {}
+        return {"graph": self.graph, **{name: path for name, path in named.items() if path is not None}, **encoder}
+
+
+def run(config: LinkTrainConfig) -> Path:
+    """Trains a linker on gold links, measures it on documents held out, and writes it to be opened at once.
+
+    Raises:
+        InputError: a folder is no such artifact, malformed gold, fewer documents than folds, a precision that no
+            score reaches.
+    """
+    from entity_linking.encoder import EncoderSimilarity
+    from entity_linking.folder import save_held_out, save_linker
+    from entity_linking.linker import EntityLinker
+
+    with write_artifact(config, stage=STAGE) as writer:
+        linker = EntityLinker.from_artifacts(
+            config.graph,
+            config.vectors,
+            weights=config.weights,
+            min_score=config.min_score,
+            max_candidates=config.max_candidates,
+            window=config.window,
+            numbers=config.numbers,
+            plurals=config.plurals,
+            encoder=config.encoder,
+            uniform=not config.graph_priors,
+        )
+        if config.priors is not None:
+            _take_priors(linker, config, writer)
+        if config.gold is not None:
+            found = _learn(linker, config, writer)
+            save_held_out(writer.path, found.score, found.correct)
+        descriptions = None
+        if isinstance(linker.reranker.encoder, EncoderSimilarity):
+            descriptions = list(linker.reranker.encoder.descriptions)
+        save_linker(linker, writer.path, descriptions=descriptions, encoder=config.encoder)
+        writer.dropped.update(linker.dropped_aliases)
+        writer.counts["entities"] = len(linker.entities) - 1
+        writer.figures["min_score"] = linker.min_score
+        if not writer.headline:
+            writer.headline = "default weights, no gold"
+    return config.output
+
+
+def _take_priors(linker: EntityLinker, config: LinkTrainConfig, writer: ArtifactWriter) -> None:
+    from entity_linking.priors import fitted_table, read_counts
+    from kg.vocab import Vocabulary
+
+    assert config.priors is not None, "asked for where there are some"
+    entities = Vocabulary(linker.entities.to_pylist()[1:], first_row=1, what="entity")
+    counts, odds, strange = read_counts(config.priors, linker.alias_table, linker.candidates, entities)
+    linker.candidates = fitted_table(linker.candidates, counts, smoothing=config.prior_smoothing)
+    linker.reranker.link_log_odds = odds.astype(np.float32)
+    writer.dropped.update(strange)
+
+
+def _learn(linker: EntityLinker, config: LinkTrainConfig, writer: ArtifactWriter) -> Trained:
+    from entity_linking.gold import read_gold
+    from entity_linking.priors import fitted_table
+    from entity_linking.training import gold_batches, link_counts, train
+
+    assert config.gold is not None, "asked for where there is some"
+    dropped: Counter[str] = Counter()
+    if linker.reranker.encoder is not None:
+        linker.reranker.encoder.margin = float("inf")
+    documents = list(read_gold(config.gold_format, config.gold, dropped))
+    if len(documents) < max(config.folds, LEAST_DOCUMENTS):
+        raise InputError(
+            f"{config.gold}: expected at least {max(config.folds, LEAST_DOCUMENTS)} documents for cross-validation, "
+            f"got {len(documents)}; cut long ones at their paragraphs, or give more"
+        )
+    exhaustive = config.unlabelled == "nil"
+    batches = list(gold_batches(linker, documents, unlabelled_is_nil=exhaustive, dropped=dropped))
+    own_priors = config.priors is None
+    found = train(
+        linker,
+        batches,
+        folds=config.folds,
+        smoothing=config.prior_smoothing,
+        log_odds=exhaustive and own_priors,
+        own_priors=own_priors,
+        seed=config.seed,
+    )
+    linker.reranker.weights = found.weights
+    if linker.reranker.encoder is not None:
+        linker.reranker.encoder.margin = config.encoder_margin
+    if own_priors:
+        counts = link_counts(batches)
+        linker.candidates = fitted_table(
+            linker.candidates, counts.of_rows(len(linker.candidates.entity)), smoothing=config.prior_smoothing
+        )
+        if exhaustive:
+            linker.reranker.link_log_odds = counts.log_odds(linker.alias_table.num_keys).astype(np.float32)
+    scores = {str(target): found.threshold(target) for target in TARGETS}
+    linker.min_score = _min_score(config, found.threshold(config.target_precision or 1.0))
+    writer.dropped.update(+dropped)
+    writer.counts.update(documents=len(documents), gold_links=found.figures["links"])
+    writer.figures.update(found.figures, scores_for_precision=scores)
+    writer.headline = f"{found.figures['accuracy_ambiguous']:.3f} of ambiguous links right, held out"
+    return found
+
+
+def _min_score(config: LinkTrainConfig, reached: float | None) -> float:
+    if not config.target_precision:
+        return config.min_score
+    if reached is None:
+        raise InputError(
+            f"no score reaches a precision of {config.target_precision} on held-out documents; ask for less, or give "
+            f"more gold links"
+        )
+    return reached
