@@ -24,6 +24,7 @@ from ernie.modeling import ErnieModel, ErniePreTrainedModel, with_model_inputs
 @dataclass
 class ErnieForPreTrainingOutput(ModelOutput):
     """loss: mlm_loss + nsp_loss + dea_loss of those whose labels were given, weights 1.
+    num_entity_targets: int64 scalar, how many entities dea_loss is the mean over; of none it is 0 with gradient 0.
     logits: (batch, seq_len, vocab_size); with labels, those of the masked positions only, (num_masked, vocab_size),
         in the order of `labels[labels != -100]`. Under torch.compile always of all positions.
     seq_relationship_logits: (batch, 2), 0 the true next sentence.
@@ -34,6 +35,7 @@ class ErnieForPreTrainingOutput(ModelOutput):
     mlm_loss: torch.Tensor | None = None
     nsp_loss: torch.Tensor | None = None
     dea_loss: torch.Tensor | None = None
+    num_entity_targets: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     seq_relationship_logits: torch.Tensor | None = None
     entity_logits: torch.Tensor | None = None
@@ -178,6 +180,7 @@ class ErnieForPreTraining(ErniePreTrainedModel):
             if result.entity_logits is None:
                 raise InputError("entity_labels need entity_candidate_ids or entity_candidates to choose among")
             result.dea_loss = denoising_entity_loss(result.entity_logits, entity_labels)
+            result.num_entity_targets = (entity_labels != IGNORED).sum()
         parts = [part for part in (result.mlm_loss, result.nsp_loss, result.dea_loss) if part is not None]
         result.loss = torch.stack(parts).sum() if parts else None
         return result

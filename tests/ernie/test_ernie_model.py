@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     BertConfig,
+    BertModel,
 )
 
 from ernie import (
@@ -95,6 +96,44 @@ def test_layers_keep_the_papers_proportions(depth: int, layers: list[str]) -> No
     config = ErnieConfig.from_bert(bert, entity_size=50)
     assert config.layer_types == layers
     assert (config.hidden_size, config.vocab_size, config.num_entity_attention_heads) == (24, 99, 2)
+
+
+BERTS: dict[str, dict[str, Any]] = {
+    "MiniLM-L6": {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536},
+    "BERT-base": {},
+    "multilingual BERT": {"vocab_size": 119_547},
+    "BERT-large": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    },
+}
+
+
+@pytest.mark.parametrize("name", BERTS)
+def test_knowledge_layers_go_onto_any_bert(name: str) -> None:
+    """Built without memory: every BERT weight has its place, and the entity part is as large as the widths say."""
+    bert = BertConfig(**BERTS[name])
+    config = ErnieConfig.from_bert(bert, entity_size=100)
+    with torch.device("meta"):
+        ours, theirs = ErnieModel(config).state_dict(), BertModel(bert).state_dict()
+    assert {key: value.shape for key, value in theirs.items()}.items() <= {k: v.shape for k, v in ours.items()}.items()
+    added = sum(value.numel() for key, value in ours.items() if key not in theirs)
+    depth, z = bert.num_hidden_layers, bert.intermediate_size
+    knowledge = depth - 5 * depth // 12
+    fusion = 100 * z + z + z * 100 + 100 + 200  # dense_ent in and out, LayerNorm_ent
+    attention = 4 * (100 * 100 + 100) + 200
+    assert added == knowledge * fusion + (knowledge - 1) * attention
+
+
+def test_the_base_model_has_the_papers_size() -> None:
+    """The paper's "about 114M", to the parameter: 114,050,244 with 4,568,004 in the entity part."""
+    with torch.device("meta"):
+        model = ErnieForPreTraining(ErnieConfig())
+    assert sum(p.numel() for p in model.bert.parameters()) == 114_050_244
+    assert sum(p.numel() for name, p in model.bert.named_parameters() if "_ent." in name) == 4_568_004
+    assert sum(p.numel() for p in model.parameters()) == 114_751_532
 
 
 @pytest.mark.parametrize(
@@ -292,6 +331,7 @@ def test_a_batch_without_entities_trains_on(empty: str) -> None:
     inputs["labels"] = torch.full((2, 8), -100)
     out = model(**inputs)
     assert out.dea_loss == 0
+    assert out.num_entity_targets == 0
     assert out.mlm_loss == 0
     out.loss.backward()
     head = model.cls.predictions_ent.transform.dense.weight.grad

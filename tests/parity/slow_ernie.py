@@ -84,3 +84,29 @@ def encode_one(
         tokens.append(x)
         slots.append(e)
     return tokens, slots, torch.tanh(linear(weights, "pooler.dense", x[0]))
+
+
+def entity_loss(
+    weights: Weights,
+    states: Sequence[torch.Tensor],
+    targets: Sequence[Mapping[int, int]],
+    candidates: torch.Tensor,
+    *,
+    no_entity: bool,
+) -> torch.Tensor:
+    """Denoising entity auto-encoder of a batch: -log p(true entity), averaged over all asked positions.
+
+    states: (length, hidden_size) an example; targets: position -> row of candidates, (num_candidates, entity_size).
+    """
+    surprises = []
+    for x, asked in zip(states, targets, strict=True):
+        for position, true in asked.items():
+            t = linear(weights, "cls.predictions_ent.transform.dense", x[position])
+            t = layer_norm(weights, "cls.predictions_ent.transform.LayerNorm", gelu(t))
+            scores = [torch.dot(t, candidate) for candidate in candidates]
+            scores += [torch.zeros((), dtype=t.dtype)] * no_entity
+            total = sum(torch.exp(score - scores[true]) for score in scores)
+            surprises.append(torch.log(torch.as_tensor(total)))
+    if not surprises:
+        return torch.zeros((), dtype=candidates.dtype)
+    return torch.stack(surprises).mean()
