@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ernie.entity_table import EntityTable
+from ernie.entity_table import NAMES_FILE, EntityTable
 from ernie.errors import InputError
 
 EntityFallback = Literal["error", "zero", "description"]
@@ -55,6 +56,15 @@ class EntityRows(Mapping[str, int]):
         self.describe = describe
         self.described: dict[str, int] = {}
         self.unknown: Counter[str] = Counter()
+
+    @classmethod
+    def open(cls, folder: str | Path, **settings: Any) -> EntityRows:
+        """The identifiers of a vectors folder: line i of its vocabulary.txt, from 1, is row i; settings as above."""
+        path = Path(folder) / NAMES_FILE
+        if not path.is_file():
+            raise InputError(f"no {NAMES_FILE} in {folder}: expected a vectors folder, `ernie-kg kg embed` makes one")
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            return cls({line.rstrip("\r\n"): row for row, line in enumerate(lines, start=1)}, **settings)
 
     def __getitem__(self, entity: str) -> int:
         row = self.rows.get(entity) or self.described.get(entity)

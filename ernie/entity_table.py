@@ -17,6 +17,8 @@ from ernie.errors import InputError
 
 TENSOR_NAME = "entity_embeddings"
 FILE_NAME = f"{TENSOR_NAME}.safetensors"
+NAMES_FILE = "vocabulary.txt"
+"""Beside the table: line i, from 1, names the entity of row i."""
 Control = Literal["true", "zero", "shuffled", "random"]
 _NUMPY_DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "F64": np.dtype("<f8")}
 

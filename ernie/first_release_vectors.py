@@ -16,12 +16,10 @@ from typing import BinaryIO, Literal, TextIO
 
 import numpy as np
 
-from ernie.entity_table import FILE_NAME, TENSOR_NAME
+from ernie.entity_table import FILE_NAME, NAMES_FILE, TENSOR_NAME
 from ernie.errors import InputError
 
 CHUNK_LINES = 4_096
-NAMES_FILE = "vocabulary.txt"
-"""Line i, from 1, names the entity of row i: as a vectors folder has it."""
 
 _DTYPES = {"float32": ("F32", np.dtype("<f4")), "float16": ("F16", np.dtype("<f2"))}
 
