@@ -180,12 +180,16 @@ class EntityLinker:
 
     def explain(self, text: str) -> list[ExplainedMention]:
         """Every mention of a text with all its candidates, each with every term and what it adds to the logit."""
-        explained = []
-        for piece in (piece for batch in batches([text]) for piece in batch):
-            mentions, scored = self.score([piece.text])
-            linked = self._linked(scored)
-            explained += [self._explained(mentions, scored, i, piece, linked[i]) for i in range(len(mentions))]
-        return explained
+        return [found for batch in batches([text]) for piece in batch for found in self._explain_piece(piece)]
+
+    def explain_whole(self, text: str) -> list[ExplainedMention]:
+        """As `explain`, the text never cut: for a detector of given spans, which knows but the whole text."""
+        return self._explain_piece(Piece(0, 0, text))
+
+    def _explain_piece(self, piece: Piece) -> list[ExplainedMention]:
+        mentions, scored = self.score([piece.text])
+        linked = self._linked(scored)
+        return [self._explained(mentions, scored, i, piece, bool(linked[i])) for i in range(len(mentions))]
 
     def score(self, texts: Sequence[str]) -> tuple[MentionTable, Scored]:
         """Mentions of texts, and their candidates with all terms; texts are taken whole, however long."""
@@ -225,7 +229,9 @@ class EntityLinker:
             dropped=mentions.dropped,
         )
 
-    def _explained(self, mentions: MentionTable, scored: Scored, i: int, piece: Piece, linked: bool):
+    def _explained(
+        self, mentions: MentionTable, scored: Scored, i: int, piece: Piece, linked: bool
+    ) -> ExplainedMention:
         start, end = int(mentions.start[i]), int(mentions.end[i])
         rows = range(int(scored.candidates.bounds[i]), int(scored.candidates.bounds[i + 1]))
         contributions = self.reranker.contributions(scored.terms)

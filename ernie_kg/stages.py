@@ -92,6 +92,15 @@ STAGES: dict[str, Stage] = {
 }
 
 VIEWS: dict[str, View] = {
+    "link text": View(
+        "entity_linking.views", "TextConfig", "text", "the links of a text, with the reasons for each", places=("text",)
+    ),
+    "link view": View(
+        "entity_linking.views", "ViewConfig", "view", "linked text as a page of HTML", places=("linked",)
+    ),
+    "link evaluate": View(
+        "entity_linking.views", "EvaluateConfig", "evaluate", "a linker's figures against gold links", places=("gold",)
+    ),
     "kg info": View(
         "kg.views", "InfoConfig", "info", "tables of a graph: counts, degrees, components, relations", places=("graph",)
     ),

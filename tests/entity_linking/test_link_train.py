@@ -4,114 +4,24 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from safetensors.numpy import save_file
 
 from entity_linking import fit_priors, self_labels, train
 from entity_linking.annotate import LinkConfig, linker_of, read_linked
 from entity_linking.annotate import run as run_link
-from entity_linking.folder import save_held_out
+from entity_linking.folder import save_held_out, score_for_precision
 from entity_linking.gold import GoldDocument
 from entity_linking.linker import EntityLinker
 from entity_linking.priors import LinkCounts, fitted_mass
 from entity_linking.records import Link
 from entity_linking.train import LinkTrainConfig
 from entity_linking.training import gold_batches, gold_examples, link_counts
-from kg.artifact import open_artifact, write_artifact
+from kg.artifact import open_artifact
 from kg.errors import InputError
-from kg.graph import KnowledgeGraph
-
-# The alias "bank" means a river's or a money's; "Jordan" a country, a river or a man, whose own names are longer.
-ENTITIES = [
-    ("river_bank", "bank", ["bank", "river bank"], "land beside water of a river"),
-    ("money_bank", "bank", ["bank", "savings bank"], "place that lends money"),
-    ("jordan_country", "Jordan", ["Jordan", "Kingdom of Jordan"], "country with a king"),
-    ("jordan_man", "Michael Jordan", ["Jordan", "Michael Jordan"], "man who played basketball"),
-    ("river", "river", ["river"], "water that flows"),
-    ("money", "money", ["money"], "what a bank lends"),
-    ("king", "king", ["king"], "head of a country"),
-    ("basketball", "basketball", ["basketball"], "game with a ball"),
-]
-TRIPLES = [(1, 0, 5), (2, 0, 6), (3, 0, 7), (4, 0, 8)]
-SUBJECTS = {"bank": ("river_bank", "money_bank"), "Jordan": ("jordan_country", "jordan_man")}
-PARTNER = {"river_bank": "river", "money_bank": "money", "jordan_country": "king", "jordan_man": "basketball"}
-
-
-@dataclass(frozen=True)
-class Made:
-    output: Path
-
-    def inputs(self) -> dict[str, Path]:
-        return {}
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    count = len(ENTITIES)
-    aliases = [(name, row) for row, (_, _, names, _) in enumerate(ENTITIES, 1) for name in names]
-    shared = Counter(name for name, _ in aliases)
-    graph = KnowledgeGraph(
-        entities=pa.table(
-            {
-                "row": list(range(1, count + 1)),
-                "id": [e[0] for e in ENTITIES],
-                "label": [e[1] for e in ENTITIES],
-                "aliases": pa.array([e[2] for e in ENTITIES], pa.list_(pa.string())),
-                "description": [e[3] for e in ENTITIES],
-                "types": pa.array([["thing"]] * count, pa.list_(pa.string())),
-                "count": [1] * count,
-            }
-        ),
-        relations=pa.table({"row": [0], "id": ["r"], "label": ["r"]}),
-        aliases=pa.table(
-            {
-                "alias": [name for name, _ in aliases],
-                "entity": [row for _, row in aliases],
-                "prior": [1.0 / shared[name] for name, _ in aliases],
-            }
-        ),
-        triples=np.array(TRIPLES, dtype=np.int32),
-    )
-    with write_artifact(Made(folder / "graph"), stage="kg build") as writer:
-        graph.save(writer.path)
-    with write_artifact(Made(folder / "vectors"), stage="kg embed") as writer:
-        rng = np.random.default_rng(0)
-        vectors = rng.normal(size=(count + 1, 16)).astype(np.float32)
-        vectors[1:5] = vectors[5:9] + 0.2 * rng.normal(size=(4, 16)).astype(np.float32)
-        vectors[0] = 0
-        save_file({"entity_embeddings": vectors}, writer.path / "entity_embeddings.safetensors")
-        (writer.path / "vocabulary.txt").write_text("".join(f"{e[0]}\n" for e in ENTITIES), encoding="utf-8")
-    write_gold(folder / "gold.jsonl", documents(60, seed=1))
-    return folder
-
-
-def documents(count: int, *, seed: int) -> list[GoldDocument]:
-    """Each names an ambiguous word and the partner of what it means; "kings" and "money" are there unlabelled too."""
-    rng, made = np.random.default_rng(seed), []
-    for number in range(count):
-        word = ("bank", "Jordan")[int(rng.integers(2))]
-        entity = SUBJECTS[word][int(rng.integers(2))]
-        text = f"See the {word} and the {PARTNER[entity]} here."
-        partner = 12 + len(word) + 5
-        links = (
-            Link(8, 8 + len(word), entity, 1.0),
-            Link(partner + 0, partner + len(PARTNER[entity]), PARTNER[entity], 1.0),
-        )
-        made.append(GoldDocument(f"d{number}", text, links))
-    return made
-
-
-def write_gold(path: Path, gold: list[GoldDocument]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for document in gold:
-            mentions = [{"start": m.start, "end": m.end, "entity": m.entity} for m in document.links]
-            file.write(json.dumps({"id": document.id, "text": document.text, "mentions": mentions}) + "\n")
 
 
 def config_of(world: Path, **chosen) -> LinkTrainConfig:
@@ -119,9 +29,9 @@ def config_of(world: Path, **chosen) -> LinkTrainConfig:
     return LinkTrainConfig(**({"output": world / "linker"} | values))
 
 
-def test_a_linker_learns_what_no_prior_tells_and_opens_as_it_was_written(world, tmp_path):
+def test_a_linker_learns_what_no_prior_tells_and_opens_as_it_was_written(bank_world, tmp_path, bank_documents):
     """Held-out figures above the prior's; and a saved linker that differs from the trained one would be another."""
-    config = config_of(world, output=tmp_path / "linker")
+    config = config_of(bank_world, output=tmp_path / "linker")
     manifest = open_artifact(train.run(config), stage="link train")
     figures = manifest.figures
     assert figures["accuracy_ambiguous"] > 0.95 > 0.7 > figures["accuracy_ambiguous_prior"]
@@ -129,7 +39,7 @@ def test_a_linker_learns_what_no_prior_tells_and_opens_as_it_was_written(world, 
     assert figures["ambiguous_links"] == 60
     opened = EntityLinker.from_pretrained(tmp_path / "linker")
     assert opened.reranker.weights.coherence > 0.5
-    fresh = documents(40, seed=2)
+    fresh = bank_documents(40, seed=2)
     for document, links in zip(fresh, opened.link_batch([d.text for d in fresh]), strict=True):
         assert {(m.start, m.end, m.entity) for m in links} == {(m.start, m.end, m.entity) for m in document.links}
     again = EntityLinker.from_pretrained(train.run(replace(config, output=tmp_path / "again")))
@@ -139,19 +49,19 @@ def test_a_linker_learns_what_no_prior_tells_and_opens_as_it_was_written(world, 
     assert "nil_link_probability" in explained[0].nil_contributions
 
 
-def test_without_gold_the_folder_links_as_the_artifacts_do(world, tmp_path):
+def test_without_gold_the_folder_links_as_the_artifacts_do(bank_world, tmp_path, bank_documents):
     """The folder is also how an untrained linker opens at once."""
-    opened = EntityLinker.from_pretrained(train.run(config_of(world, gold=None, output=tmp_path / "linker")))
-    plain = EntityLinker.from_artifacts(world / "graph", world / "vectors")
-    texts = [d.text for d in documents(20, seed=3)]
+    opened = EntityLinker.from_pretrained(train.run(config_of(bank_world, gold=None, output=tmp_path / "linker")))
+    plain = EntityLinker.from_artifacts(bank_world / "graph", bank_world / "vectors")
+    texts = [d.text for d in bank_documents(20, seed=3)]
     assert opened.link_batch(texts) == plain.link_batch(texts)
     assert [e.candidates for e in opened.explain(texts[0])] == [e.candidates for e in plain.explain(texts[0])]
 
 
-def test_no_document_teaches_about_itself(world):
+def test_no_document_teaches_about_itself(bank_world, bank_documents):
     """Priors that hold a document's own answer make any figure as good as one likes."""
-    linker = EntityLinker.from_artifacts(world / "graph", world / "vectors")
-    gold = documents(30, seed=4)
+    linker = EntityLinker.from_artifacts(bank_world / "graph", bank_world / "vectors")
+    gold = bank_documents(30, seed=4)
     batches = list(gold_batches(linker, gold, unlabelled_is_nil=True, dropped=Counter()))
     counts = link_counts(batches)
     examples = gold_examples(linker, batches, counts, smoothing=0.5, log_odds=True)
@@ -178,9 +88,9 @@ def test_log_odds_and_mass_by_hand():
     assert counts.without(np.array([True, False])).of_rows(4).tolist() == [1, 0, 0, 0]
 
 
-def test_unlabelled_spans_are_nil_or_unknown(world):
+def test_unlabelled_spans_are_nil_or_unknown(bank_world):
     """A gold set with some links only must not teach that the others are none."""
-    linker = EntityLinker.from_artifacts(world / "graph", None)
+    linker = EntityLinker.from_artifacts(bank_world / "graph", None)
     text = "The king has money, Joe."
     gold = [GoldDocument("a", text, (Link(4, 8, "king", 1.0), Link(20, 23, "joe", 1.0), Link(13, 15, "money", 1.0)))]
     dropped = Counter()
@@ -196,7 +106,7 @@ def test_unlabelled_spans_are_nil_or_unknown(world):
     assert batch.target.tolist() == [7, -1]
 
 
-def test_priors_of_linked_text_reach_the_linker(world, tmp_path):
+def test_priors_of_linked_text_reach_the_linker(bank_world, tmp_path, write_gold):
     """Counted under the folded alias: a plural or a capital counts for the same entity."""
     gold = [
         GoldDocument(
@@ -205,12 +115,12 @@ def test_priors_of_linked_text_reach_the_linker(world, tmp_path):
         for i in range(3)
     ]
     write_gold(tmp_path / "gold.jsonl", gold)
-    chosen = {"graph": world / "graph", "gold": tmp_path / "gold.jsonl", "gold_format": "jsonl"}
+    chosen = {"graph": bank_world / "graph", "gold": tmp_path / "gold.jsonl", "gold_format": "jsonl"}
     manifest = open_artifact(
         fit_priors.run(fit_priors.FitPriorsConfig(**chosen, output=tmp_path / "priors")), stage="link fit-priors"
     )
     assert manifest.counts["links"] == 6
-    config = config_of(world, gold=None, priors=tmp_path / "priors", output=tmp_path / "linker")
+    config = config_of(bank_world, gold=None, priors=tmp_path / "priors", output=tmp_path / "linker")
     opened = EntityLinker.from_pretrained(train.run(config))
     [mention] = opened.explain("a bank")
     assert {c.entity_id: c.prior for c in mention.candidates}["money_bank"] == pytest.approx((3 + 0.25) / 3.5)
@@ -218,16 +128,16 @@ def test_priors_of_linked_text_reach_the_linker(world, tmp_path):
         0.5
     )
     with pytest.raises(InputError, match="expected one made by"):
-        train.run(replace(config, priors=world / "graph", output=tmp_path / "other"))
+        train.run(replace(config, priors=bank_world / "graph", output=tmp_path / "other"))
 
 
-def test_a_long_name_gives_a_gold_link_for_the_short_one(world, tmp_path):
+def test_a_long_name_gives_a_gold_link_for_the_short_one(bank_world, tmp_path):
     """The answer must be the long name's entity, at the short name's place."""
     corpus = tmp_path / "corpus.jsonl"
     lines = ["No name here.", "Once Michael Jordan met the Kingdom of Jordan; Michael Jordan sat on a river bank."]
     corpus.write_text("".join(json.dumps({"id": str(i), "text": t}) + "\n" for i, t in enumerate(lines)))
     config = self_labels.SelfLabelConfig(
-        graph=world / "graph", corpus="jsonl", source=str(corpus), output=tmp_path / "self"
+        graph=bank_world / "graph", corpus="jsonl", source=str(corpus), output=tmp_path / "self"
     )
     self_labels.run(config)
     [record] = map(json.loads, (tmp_path / "self" / "gold.jsonl").read_text().splitlines())
@@ -244,11 +154,11 @@ def test_a_long_name_gives_a_gold_link_for_the_short_one(world, tmp_path):
         self_labels.run(replace(config, output=tmp_path / "other"))
 
 
-def test_a_corpus_is_linked_by_a_trained_linker_and_several_processes(world, tmp_path):
+def test_a_corpus_is_linked_by_a_trained_linker_and_several_processes(bank_world, tmp_path, bank_documents):
     """The same bytes for any number of processes; another order of shards would shift every later stage."""
-    train.run(config_of(world, output=tmp_path / "linker"))
+    train.run(config_of(bank_world, output=tmp_path / "linker"))
     corpus = tmp_path / "corpus.jsonl"
-    made = documents(50, seed=5)
+    made = bank_documents(50, seed=5)
     corpus.write_text("".join(json.dumps({"id": d.id, "text": d.text}) + "\n" for d in made))
     config = LinkConfig(
         linker=tmp_path / "linker", corpus="jsonl", source=str(corpus), shard_documents=9, output=tmp_path / "one"
@@ -260,22 +170,22 @@ def test_a_corpus_is_linked_by_a_trained_linker_and_several_processes(world, tmp
     assert one.counts == two.counts
     assert len(list(read_linked(tmp_path / "one"))) == 50
     assert linker_of(replace(config, target_precision=0.9)).min_score != linker_of(config).min_score
-    save_held_out(tmp_path / "linker", np.linspace(0, 1, 99), np.zeros(99, bool))
+    save_held_out(tmp_path, np.linspace(0, 1, 99), np.zeros(99, bool))
     with pytest.raises(InputError, match="no score reaches a precision"):
-        linker_of(replace(config, target_precision=0.5))
+        score_for_precision(tmp_path, 0.5)
 
 
 @pytest.mark.faults
-def test_what_cannot_be_is_said_in_one_line(world, tmp_path):
+def test_what_cannot_be_is_said_in_one_line(bank_world, tmp_path, bank_documents, write_gold):
     """Each of these would otherwise train on nothing, or link with half a linker."""
-    write_gold(tmp_path / "few.jsonl", documents(4, seed=0))
+    write_gold(tmp_path / "few.jsonl", bank_documents(4, seed=0))
     with pytest.raises(InputError, match="expected at least 10 documents for cross-validation, got 4"):
-        train.run(config_of(world, gold=tmp_path / "few.jsonl", output=tmp_path / "a"))
+        train.run(config_of(bank_world, gold=tmp_path / "few.jsonl", output=tmp_path / "a"))
     with pytest.raises(InputError, match="target_precision needs gold links"):
-        config_of(world, gold=None, target_precision=0.9)
+        config_of(bank_world, gold=None, target_precision=0.9)
     with pytest.raises(InputError, match=r"expected a linker .* or a graph"):
         LinkConfig(output=tmp_path / "x")
-    train.run(config_of(world, gold=None, output=tmp_path / "untrained"))
+    train.run(config_of(bank_world, gold=None, output=tmp_path / "untrained"))
     with pytest.raises(InputError, match="was trained without gold links"):
         linker_of(LinkConfig(linker=tmp_path / "untrained", target_precision=0.9, output=tmp_path / "x"))
     settings = tmp_path / "untrained" / "linker.json"

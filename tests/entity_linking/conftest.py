@@ -1,0 +1,116 @@
+"""A world of eight entities whose short names are shared, as artifacts on disk, and text about it with gold links."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from safetensors.numpy import save_file
+
+from entity_linking.gold import GoldDocument
+from entity_linking.records import Link
+from kg.artifact import write_artifact
+from kg.graph import KnowledgeGraph
+
+# The alias "bank" means a river's or a money's; "Jordan" a country, a river or a man, whose own names are longer.
+ENTITIES = [
+    ("river_bank", "bank", ["bank", "river bank"], "land beside water of a river"),
+    ("money_bank", "bank", ["bank", "savings bank"], "place that lends money"),
+    ("jordan_country", "Jordan", ["Jordan", "Kingdom of Jordan"], "country with a king"),
+    ("jordan_man", "Michael Jordan", ["Jordan", "Michael Jordan"], "man who played basketball"),
+    ("river", "river", ["river"], "water that flows"),
+    ("money", "money", ["money"], "what a bank lends"),
+    ("king", "king", ["king"], "head of a country"),
+    ("basketball", "basketball", ["basketball"], "game with a ball"),
+]
+TRIPLES = [(1, 0, 5), (2, 0, 6), (3, 0, 7), (4, 0, 8)]
+SUBJECTS = {"bank": ("river_bank", "money_bank"), "Jordan": ("jordan_country", "jordan_man")}
+PARTNER = {"river_bank": "river", "money_bank": "money", "jordan_country": "king", "jordan_man": "basketball"}
+
+
+@dataclass(frozen=True)
+class Made:
+    output: Path
+
+    def inputs(self) -> dict[str, Path]:
+        return {}
+
+
+@pytest.fixture(scope="session")
+def bank_world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    count = len(ENTITIES)
+    aliases = [(name, row) for row, (_, _, names, _) in enumerate(ENTITIES, 1) for name in names]
+    shared = Counter(name for name, _ in aliases)
+    graph = KnowledgeGraph(
+        entities=pa.table(
+            {
+                "row": list(range(1, count + 1)),
+                "id": [e[0] for e in ENTITIES],
+                "label": [e[1] for e in ENTITIES],
+                "aliases": pa.array([e[2] for e in ENTITIES], pa.list_(pa.string())),
+                "description": [e[3] for e in ENTITIES],
+                "types": pa.array([["thing"]] * count, pa.list_(pa.string())),
+                "count": [1] * count,
+            }
+        ),
+        relations=pa.table({"row": [0], "id": ["r"], "label": ["r"]}),
+        aliases=pa.table(
+            {
+                "alias": [name for name, _ in aliases],
+                "entity": [row for _, row in aliases],
+                "prior": [1.0 / shared[name] for name, _ in aliases],
+            }
+        ),
+        triples=np.array(TRIPLES, dtype=np.int32),
+    )
+    with write_artifact(Made(folder / "graph"), stage="kg build") as writer:
+        graph.save(writer.path)
+    with write_artifact(Made(folder / "vectors"), stage="kg embed") as writer:
+        rng = np.random.default_rng(0)
+        vectors = rng.normal(size=(count + 1, 16)).astype(np.float32)
+        vectors[1:5] = vectors[5:9] + 0.2 * rng.normal(size=(4, 16)).astype(np.float32)
+        vectors[0] = 0
+        save_file({"entity_embeddings": vectors}, writer.path / "entity_embeddings.safetensors")
+        (writer.path / "vocabulary.txt").write_text("".join(f"{e[0]}\n" for e in ENTITIES), encoding="utf-8")
+    write_jsonl(folder / "gold.jsonl", documents(60, seed=1))
+    return folder
+
+
+def documents(count: int, *, seed: int) -> list[GoldDocument]:
+    """Each names an ambiguous word and the partner of what it means; "kings" and "money" are there unlabelled too."""
+    rng, made = np.random.default_rng(seed), []
+    for number in range(count):
+        word = ("bank", "Jordan")[int(rng.integers(2))]
+        entity = SUBJECTS[word][int(rng.integers(2))]
+        text = f"See the {word} and the {PARTNER[entity]} here."
+        partner = 12 + len(word) + 5
+        links = (
+            Link(8, 8 + len(word), entity, 1.0),
+            Link(partner + 0, partner + len(PARTNER[entity]), PARTNER[entity], 1.0),
+        )
+        made.append(GoldDocument(f"d{number}", text, links))
+    return made
+
+
+def write_jsonl(path: Path, gold: list[GoldDocument]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for document in gold:
+            mentions = [{"start": m.start, "end": m.end, "entity": m.entity} for m in document.links]
+            file.write(json.dumps({"id": document.id, "text": document.text, "mentions": mentions}) + "\n")
+
+
+@pytest.fixture
+def bank_documents() -> Callable[..., list[GoldDocument]]:
+    return documents
+
+
+@pytest.fixture
+def write_gold() -> Callable[[Path, list[GoldDocument]], None]:
+    return write_jsonl
