@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-import numpy as np
+from typing import Literal
 
 from entity_linking.weights import LinkWeights
-from kg.artifact import ArtifactWriter, write_artifact
+from kg.artifact import write_artifact
 from kg.errors import InputError
 from kg.sources import source_path
 
-if TYPE_CHECKING:
-    from entity_linking.linker import EntityLinker
-    from entity_linking.training import Trained
-
 STAGE = "link train"
-TARGETS = (0.8, 0.85, 0.9, 0.95, 0.98)
-"""Precisions whose scores are written down."""
-LEAST_DOCUMENTS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +88,9 @@ def run(config: LinkTrainConfig) -> Path:
             score reaches.
     """
     from entity_linking.encoder import EncoderSimilarity
-    from entity_linking.folder import save_held_out, save_linker
+    from entity_linking.folder import save_linker
     from entity_linking.linker import EntityLinker
+    from entity_linking.teaching import learn, take_priors
 
     with write_artifact(config, stage=STAGE) as writer:
         linker = EntityLinker.from_artifacts(
@@ -115,10 +106,9 @@ def run(config: LinkTrainConfig) -> Path:
             uniform=not config.graph_priors,
         )
         if config.priors is not None:
-            _take_priors(linker, config, writer)
+            take_priors(linker, config, writer)
         if config.gold is not None:
-            found = _learn(linker, config, writer)
-            save_held_out(writer.path, found.score, found.correct)
+            learn(linker, config, writer)
         descriptions = None
         if isinstance(linker.reranker.encoder, EncoderSimilarity):
             descriptions = list(linker.reranker.encoder.descriptions)
@@ -129,72 +119,3 @@ def run(config: LinkTrainConfig) -> Path:
         if not writer.headline:
             writer.headline = "default weights, no gold"
     return config.output
-
-
-def _take_priors(linker: EntityLinker, config: LinkTrainConfig, writer: ArtifactWriter) -> None:
-    from entity_linking.priors import fitted_table, read_counts
-    from kg.vocab import Vocabulary
-
-    assert config.priors is not None, "asked for where there are some"
-    entities = Vocabulary(linker.entities.to_pylist()[1:], first_row=1, what="entity")
-    counts, odds, strange = read_counts(config.priors, linker.alias_table, linker.candidates, entities)
-    linker.candidates = fitted_table(linker.candidates, counts, smoothing=config.prior_smoothing)
-    linker.reranker.link_log_odds = odds.astype(np.float32)
-    writer.dropped.update(strange)
-
-
-def _learn(linker: EntityLinker, config: LinkTrainConfig, writer: ArtifactWriter) -> Trained:
-    from entity_linking.gold import read_gold
-    from entity_linking.priors import fitted_table
-    from entity_linking.training import gold_batches, link_counts, train
-
-    assert config.gold is not None, "asked for where there is some"
-    dropped: Counter[str] = Counter()
-    if linker.reranker.encoder is not None:
-        linker.reranker.encoder.margin = float("inf")
-    documents = list(read_gold(config.gold_format, config.gold, dropped))
-    if len(documents) < max(config.folds, LEAST_DOCUMENTS):
-        raise InputError(
-            f"{config.gold}: expected at least {max(config.folds, LEAST_DOCUMENTS)} documents for cross-validation, "
-            f"got {len(documents)}; cut long ones at their paragraphs, or give more"
-        )
-    exhaustive = config.unlabelled == "nil"
-    batches = list(gold_batches(linker, documents, unlabelled_is_nil=exhaustive, dropped=dropped))
-    own_priors = config.priors is None
-    found = train(
-        linker,
-        batches,
-        folds=config.folds,
-        smoothing=config.prior_smoothing,
-        log_odds=exhaustive and own_priors,
-        own_priors=own_priors,
-        seed=config.seed,
-    )
-    linker.reranker.weights = found.weights
-    if linker.reranker.encoder is not None:
-        linker.reranker.encoder.margin = config.encoder_margin
-    if own_priors:
-        counts = link_counts(batches)
-        linker.candidates = fitted_table(
-            linker.candidates, counts.of_rows(len(linker.candidates.entity)), smoothing=config.prior_smoothing
-        )
-        if exhaustive:
-            linker.reranker.link_log_odds = counts.log_odds(linker.alias_table.num_keys).astype(np.float32)
-    scores = {str(target): found.threshold(target) for target in TARGETS}
-    linker.min_score = _min_score(config, found.threshold(config.target_precision or 1.0))
-    writer.dropped.update(+dropped)
-    writer.counts.update(documents=len(documents), gold_links=found.figures["links"])
-    writer.figures.update(found.figures, scores_for_precision=scores)
-    writer.headline = f"{found.figures['accuracy_ambiguous']:.3f} of ambiguous links right, held out"
-    return found
-
-
-def _min_score(config: LinkTrainConfig, reached: float | None) -> float:
-    if not config.target_precision:
-        return config.min_score
-    if reached is None:
-        raise InputError(
-            f"no score reaches a precision of {config.target_precision} on held-out documents; ask for less, or give "
-            f"more gold links"
-        )
-    return reached

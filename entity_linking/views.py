@@ -9,13 +9,8 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kg.errors import InputError
-
-if TYPE_CHECKING:
-    from entity_linking.linker import EntityLinker
-    from entity_linking.records import ExplainedMention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +71,10 @@ class EvaluateConfig:
 
 def text(config: TextConfig) -> str:
     """Every mention of the text with its candidates and what each term adds."""
-    linker = _linker(config.linker, config.graph, config.vectors)
-    explained = linker.explain(config.text)
-    if not explained:
-        return "no alias of the graph stands in this text"
-    return "\n\n".join(_explained(mention, config.candidates) for mention in explained)
+    from entity_linking.show import explained_text, linker_at
+
+    linker = linker_at(config.linker, config.graph, config.vectors)
+    return explained_text(linker.explain(config.text), candidates=config.candidates)
 
 
 def view(config: ViewConfig) -> str:
@@ -98,37 +92,12 @@ def evaluate(config: EvaluateConfig) -> str:
     """The linker's figures as tables, or JSON."""
     from entity_linking import evaluate as evaluation
     from entity_linking.gold import read_gold
+    from entity_linking.show import linker_at
 
     dropped: Counter[str] = Counter()
     documents = list(read_gold(config.gold_format, config.gold, dropped))
-    figures = evaluation.evaluate(_linker(config.linker, config.graph, config.vectors), documents)
+    figures = evaluation.evaluate(linker_at(config.linker, config.graph, config.vectors), documents)
     return json.dumps(figures | {"dropped": dict(dropped)}) if config.json else evaluation.shown(figures, dropped)
-
-
-def _linker(linker: Path | None, graph: Path | None, vectors: Path | None) -> EntityLinker:
-    from entity_linking.linker import EntityLinker
-
-    if linker is not None:
-        return EntityLinker.from_pretrained(linker)
-    assert graph is not None, "checked when the config was made"
-    return EntityLinker.from_artifacts(graph, vectors)
-
-
-def _explained(mention: ExplainedMention, most: int) -> str:
-    from kg.tables import plain, table
-
-    where = f"{mention.mention.start}–{mention.mention.end}"
-    outcome = f"-> {mention.link.entity} ({mention.link.score:.3f})" if mention.link else "-> no link"
-    names = list(mention.candidates[0].contributions) if mention.candidates else []
-    rows = [
-        (c.entity_id, c.label, f"{c.score:.3f}", *(f"{c.contributions[name]:+.2f}" for name in names))
-        for c in mention.candidates[:most]
-    ]
-    nil = ", ".join(f"{name} {value:+.2f}" for name, value in mention.nil_contributions.items())
-    rows.append(("none of them", "", f"{mention.nil_score:.3f}", *("" for _ in names)))
-    heads = ["entity", "label", "score", *names]
-    shown = table(heads, rows, right=range(2, len(heads)), widest=40)
-    return f"{plain(mention.surface)} ({where}) {plain(outcome)}\n{shown}\nnone of them: {nil}"
 
 
 def _one_linker(linker: Path | None, graph: Path | None) -> None:
