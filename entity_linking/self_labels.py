@@ -9,7 +9,6 @@ somebody who thought it necessary.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
