@@ -42,6 +42,7 @@ class ErnieForPreTrainingOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
     entity_hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    entity_attentions: tuple[torch.Tensor | None, ...] | None = None
 
 
 @dataclass
@@ -53,6 +54,7 @@ class ErnieClassifierOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
     entity_hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    entity_attentions: tuple[torch.Tensor | None, ...] | None = None
 
 
 class PredictionTransform(nn.Module):
@@ -169,6 +171,7 @@ class ErnieForPreTraining(ErniePreTrainedModel):
             hidden_states=outputs.hidden_states,
             entity_hidden_states=outputs.entity_hidden_states,
             attentions=outputs.attentions,
+            entity_attentions=outputs.entity_attentions,
         )
         result.logits, result.mlm_loss = self._masked_lm(hidden, labels)
         if next_sentence_label is not None:
@@ -279,6 +282,7 @@ class PooledClassifier(ErniePreTrainedModel):
             hidden_states=outputs.hidden_states,
             entity_hidden_states=outputs.entity_hidden_states,
             attentions=outputs.attentions,
+            entity_attentions=outputs.entity_attentions,
         )
 
 
@@ -321,6 +325,7 @@ class ErnieForTokenClassification(ErniePreTrainedModel):
             hidden_states=outputs.hidden_states,
             entity_hidden_states=outputs.entity_hidden_states,
             attentions=outputs.attentions,
+            entity_attentions=outputs.entity_attentions,
         )
 
 

@@ -44,6 +44,16 @@ class EntitySlots(NamedTuple):
     attention_bias: torch.Tensor
 
 
+class LayerOutput(NamedTuple):
+    """Token states, entity states, and the attention probabilities of both streams (of tokens None unless eager, of
+    entities None but in fuse layers)."""
+
+    hidden_states: torch.Tensor
+    entity_states: torch.Tensor | None
+    attention_probs: torch.Tensor | None
+    entity_attention_probs: torch.Tensor | None
+
+
 def eager_attention(
     module: nn.Module,
     query: torch.Tensor,
@@ -140,10 +150,10 @@ class Attention(nn.Module):
         mixed, probs = self.self(hidden_states, attention_mask)
         return self.output(mixed, hidden_states), probs
 
-    def entities(self, entity_states: torch.Tensor, slots: EntitySlots) -> torch.Tensor:
-        """LN(e + dropout(dense(MHA_ent(e)))), not yet masked."""
-        mixed, _ = self.self_ent(entity_states, slots.attention_bias)
-        return self.output_ent(mixed, entity_states)
+    def entities(self, entity_states: torch.Tensor, slots: EntitySlots) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """LN(e + dropout(dense(MHA_ent(e)))), not yet masked, and the probabilities."""
+        mixed, probs = self.self_ent(entity_states, slots.attention_bias)
+        return self.output_ent(mixed, entity_states), probs
 
 
 class Intermediate(nn.Module):
@@ -220,10 +230,9 @@ class TextLayer(GradientCheckpointingLayer):
         entity_states: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
         slots: EntitySlots | None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Returns token states, entity states, attention probabilities (None unless eager)."""
+    ) -> LayerOutput:
         attended, probs = self.attention(hidden_states, attention_mask)
-        return self.output(self.intermediate(attended), attended), entity_states, probs
+        return LayerOutput(self.output(self.intermediate(attended), attended), entity_states, probs, None)
 
 
 class MixLayer(GradientCheckpointingLayer):
@@ -243,18 +252,18 @@ class MixLayer(GradientCheckpointingLayer):
         entity_states: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
         slots: EntitySlots | None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """As TextLayer."""
+    ) -> LayerOutput:
         attended, probs = self.attention(hidden_states, attention_mask)
+        entity_probs = None
         if entity_states is not None:
             assert slots is not None, "entity states come with their slots"
             if self.entity_attention:
-                entity_states = self.attention.entities(entity_states, slots)
+                entity_states, entity_probs = self.attention.entities(entity_states, slots)
             entity_states = entity_states * slots.mask
         intermediate = self.intermediate(attended, entity_states, slots)
         if entity_states is not None and slots is not None:
             entity_states = self.output.entities(intermediate, entity_states, slots)
-        return self.output(intermediate, attended), entity_states, probs
+        return LayerOutput(self.output(intermediate, attended), entity_states, probs, entity_probs)
 
 
 class FuseLayer(MixLayer):

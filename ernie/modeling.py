@@ -34,6 +34,8 @@ class ErnieModelOutput(ModelOutput):
     pooler_output: (batch, hidden_size), tanh(dense(token state of [CLS])).
     hidden_states, entity_hidden_states: the embeddings and each layer's states, num_hidden_layers + 1 entries.
     attentions: (batch, num_heads, seq_len, seq_len) a layer.
+    entity_attentions: a layer (batch, num_entity_attention_heads, slots, slots), None but in fuse layers; slots are the
+        given entities, after [CLS]'s own at 0 where config.cls_entity.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -42,6 +44,7 @@ class ErnieModelOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
     entity_hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    entity_attentions: tuple[torch.Tensor | None, ...] | None = None
 
 
 class ErniePreTrainedModel(PreTrainedModel):
@@ -179,22 +182,27 @@ class ErnieModel(ErniePreTrainedModel):
         hidden = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
         entity, slots = self._pack_entities(hidden, entity_ids, entity_embeds, entity_positions, entity_attention_mask)
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden, attention_mask=attention_mask)
-        states, entity_states, attentions = [hidden], [entity], []
+        states, entity_states, attentions, entity_attentions = [hidden], [entity], [], []
         for layer in self.encoder.layer:
-            hidden, entity, probs = layer(hidden, entity, mask, slots)
-            states.append(hidden)
-            entity_states.append(entity)
-            attentions.append(probs)
+            hidden, entity, probs, entity_probs = layer(hidden, entity, mask, slots)
+            if keep_states:
+                states.append(hidden)
+                entity_states.append(entity)
+            if keep_attentions:
+                attentions.append(probs)
+                entity_attentions.append(entity_probs)
 
         given = entity_ids is not None or entity_embeds is not None
-        returned = [self._given_entities(e, hidden) for e in entity_states] if given else []
         return ErnieModelOutput(
             last_hidden_state=hidden,
-            entity_last_hidden_state=returned[-1] if returned else None,
+            entity_last_hidden_state=self._given_entities(entity, hidden) if given else None,
             pooler_output=self.pooler(hidden),
             hidden_states=tuple(states) if keep_states else None,
-            entity_hidden_states=tuple(returned) if keep_states and returned else None,
+            entity_hidden_states=tuple(self._given_entities(e, hidden) for e in entity_states)
+            if keep_states and given
+            else None,
             attentions=tuple(attentions) if keep_attentions else None,
+            entity_attentions=tuple(entity_attentions) if keep_attentions and given else None,
         )
 
     def _check_text(

@@ -280,6 +280,12 @@ def test_attentions_and_states_on_request() -> None:
     assert [tuple(a.shape) for a in out.attentions] == [(2, 2, 8, 8)] * 3
     torch.testing.assert_close(out.attentions[0].sum(-1), torch.ones(2, 2, 8))
     assert torch.equal(out.hidden_states[-1], out.last_hidden_state)
+    assert torch.equal(out.entity_hidden_states[-1], out.entity_last_hidden_state)
+    assert out.entity_attentions[:2] == (None, None), "text and mix layers have none"
+    among = out.entity_attentions[2]
+    assert among.shape == (2, 4, 3, 3), "[CLS]'s own slot and two given ones"
+    torch.testing.assert_close(among.sum(-1), torch.ones(2, 4, 3))
+    assert not among[1, :, :, 2].any(), "a masked entity is not looked at"
     assert isinstance(model(**batch(), return_dict=False), tuple)
 
 
