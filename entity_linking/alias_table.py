@@ -52,7 +52,7 @@ class Spellings:
 class AliasTable:
     """The folded forms of a graph's aliases, each a key, found by its hash.
 
-    A key's hash is a chain over its tokens: g_1 = mix(h_1), g_k = mix(g_{k-1} * STEP + h_k); a prefix of a key is a
+    A key's hash is a chain over its tokens: g_1 = h_1, g_k = mix(g_{k-1} * STEP + h_k); a prefix of a key is a
     start of that chain.
 
     prefixes: the hash of every prefix of every key, with the key it is, `NO_KEY` where it only begins longer ones.
@@ -187,7 +187,7 @@ def _read(tokens: Tokens, *, numbers: bool) -> _Read:
 def _chains(hashes: Hashes, starts: Ints, sizes: Ints) -> Hashes:
     chains = np.zeros((len(sizes), MAX_TOKENS), dtype=np.uint64)
     longer = np.flatnonzero(sizes > 0)
-    chains[longer, 0] = mix(hashes[starts[longer]])
+    chains[longer, 0] = hashes[starts[longer]]
     for now, after in pairwise(range(MAX_TOKENS)):
         longer = longer[sizes[longer] > after]
         chains[longer, after] = chain(chains[longer, now], hashes[starts[longer] + after])

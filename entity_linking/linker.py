@@ -293,7 +293,8 @@ def batches(texts: Sequence[str], *, limit: int = BATCH_CHARACTERS) -> Iterator[
     """Texts in groups of about `limit` characters, a text longer than that cut into pieces at a blank."""
     group, size = [], 0
     for document, text in enumerate(texts):
-        for piece in pieces_of(document, text, limit=limit):
+        whole = len(text) <= limit
+        for piece in (Piece(document, 0, text),) if whole else pieces_of(document, text, limit=limit):
             if group and size + len(piece.text) > limit:
                 yield group
                 group, size = [], 0

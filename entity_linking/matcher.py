@@ -86,7 +86,7 @@ def _match(hashes, lengths, flags, slots, keys, marks, key_capitals, key_flags, 
     """
     count, free = 0, 0
     for first in range(len(hashes)):
-        chained = mix(hashes[first])
+        chained = hashes[first]
         if not may_start(marks, chained) or flags[first] & WHOLE_START == 0 or chained == EMPTY:
             continue
         size, key, upper, length = 0, NOT_A_PREFIX, 0, 1

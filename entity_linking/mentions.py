@@ -13,7 +13,7 @@ from entity_linking.alias_table import MAX_TOKENS, AliasTable, chain
 from entity_linking.compiled import kernel
 from entity_linking.normalise import Flags, Ints
 from entity_linking.prefixes import NO_KEY, Keys
-from entity_linking.tokens import ALL_UPPER, BREAK, HAS_UPPER, IS_WORD, SENTENCE_START, Tokens, mix, tokenise
+from entity_linking.tokens import ALL_UPPER, BREAK, HAS_UPPER, IS_WORD, SENTENCE_START, Tokens, tokenise
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,8 @@ class MentionTable:
             num_tokens=num,
             key=key,
             document=tokens.document[first].astype(np.int64),
-            start=tokens.start[first],
-            end=tokens.end[first + num - 1],
+            start=tokens.start[first].astype(np.int64),
+            end=tokens.end[first + num - 1].astype(np.int64),
             capitals=capitals,
             all_upper=flags[0],
             capital_evidence=flags[1],
@@ -132,7 +132,7 @@ class GivenSpans:
         keys = np.full(len(first), NO_KEY, dtype=np.int32)
         if not len(first):
             return keys
-        hashes = mix(tokens.hash[first])
+        hashes = tokens.hash[first]
         for k in range(1, int(num.max()) + 1):
             done = num == k
             keys[done] = self.table.prefixes.find(hashes[done])[1]

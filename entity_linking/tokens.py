@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,10 @@ from entity_linking.normalise import (
     APOSTROPHE,
     LOWER,
     NEWLINE,
+    NOT_ONE_TO_ONE,
+    NUM_CODE_POINTS,
     NUMBER,
-    SINGLE,
+    SPACE,
     UPPER,
     WORD,
     Codes,
@@ -27,11 +30,13 @@ from entity_linking.normalise import (
     Ints,
     class_table,
     decode,
+    fold_table,
     fold_text,
     shape_table,
 )
 
 Hashes = npt.NDArray[np.uint64]
+Places = npt.NDArray[np.int32]
 
 LONGEST_TOKEN = 255
 """Longer tokens are in no alias and hash to 0."""
@@ -45,16 +50,21 @@ BREAK, WHOLE_START, WHOLE_END, IS_WORD, IS_NUMBER, HAS_UPPER, ALL_UPPER, HYPHEN_
 """Bits of `Tokens.flags`, explained there."""
 
 _HYPHEN, _SMALL_S = ord("-"), ord("s")
-_ENDS = np.array([ord(c) for c in SENTENCE_ENDS], dtype=np.uint32)
 _MIX_A, _MIX_B, _HALF = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53), np.uint64(33)
 _ONE = np.uint64(1)
+
+_CODE = np.uint32(0x1FFFFF)
+_CLASS, _SHAPE, _TWO_BITS, _THREE_BITS = 21, 24, np.uint32(3), np.uint32(7)
+_ENDS_SENTENCE, _ODD = np.uint32(1 << 26), np.uint32(1 << 31)
+"""A character in one word: folded code point, class, shape of the original, whether it ends a sentence, and whether
+it folds to none or several, so that nothing else holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """Tokens of several texts in order; all arrays but `codes` have shape (num_tokens,).
 
-    document: int32: index of the token's text. start, end: int64: its span in that text, in code points of the
+    document: int32: index of the token's text. start, end: int32: its span in that text, in code points of the
     original. hash: uint64, of the folded characters. length: int32, number of folded characters.
     flags: uint16, a sum of
         BREAK: no mention may reach from the token before into this one (first of a text, or after an empty line);
@@ -63,19 +73,19 @@ class Tokens:
         HAS_UPPER: holds a capital; ALL_UPPER: holds a capital and no other kind of letter;
         HYPHEN_BEFORE: joined to the token before by a hyphen without blanks;
         SENTENCE_START: a capital here may be the sentence's.
-    codes: uint32: the folded batch. first: int64: where in it the token begins.
+    codes: uint32: the folded batch, in the lowest 21 bits. first: int32: where in it the token begins.
     texts: the texts themselves.
     """
 
     texts: Sequence[str]
-    document: npt.NDArray[np.int32]
-    start: Ints
-    end: Ints
+    document: Places
+    start: Places
+    end: Places
     hash: Hashes
-    length: npt.NDArray[np.int32]
+    length: Places
     flags: npt.NDArray[np.uint16]
     codes: Codes
-    first: Ints
+    first: Places
 
     def __len__(self) -> int:
         return len(self.start)
@@ -91,40 +101,60 @@ class Tokens:
     def text_of(self, first_token: int, num_tokens: int) -> str:
         """The folded tokens, joined by one space."""
         span = range(first_token, first_token + num_tokens)
-        return " ".join(decode(self.codes[self.first[t] : self.first[t] + self.length[t]]) for t in span)
+        return " ".join(decode(self.codes[self.first[t] : self.first[t] + self.length[t]] & _CODE) for t in span)
 
 
 def tokenise(texts: Sequence[str]) -> Tokens:
     """Cuts texts into tokens; a text without any simply has none."""
     bounds = np.zeros(len(texts) + 1, dtype=np.int64)
-    np.cumsum(np.fromiter((len(text) + 1 for text in texts), np.int64, len(texts)), out=bounds[1:])
+    np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1, out=bounds[1:])
     joined = "\n".join(texts)
-    original = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    folded = fold_text(joined, original)
-    one_to_one = folded.starts is None
-    starts = np.zeros(0, np.int64) if folded.starts is None else folded.starts
-    ends = np.zeros(0, np.int64) if folded.ends is None else folded.ends
-    codes = folded.codes
+    codes, starts, ends = _characters(joined)
     size = len(codes)
-    first, start, end = np.empty((3, size), dtype=np.int64)
-    length, document = np.empty((2, size), dtype=np.int32)
+    first, length, start, end, document = np.empty((5, size), dtype=np.int32)
     hashes, flags = np.empty(size, dtype=np.uint64), np.empty(size, dtype=np.uint16)
-    count = _cut(
-        codes, starts, ends, one_to_one, original, bounds, class_table(), shape_table(),
-        first, length, start, end, document, hashes, flags,
-    )  # fmt: skip
-    kept = slice(0, count)
+    count = _cut(codes, starts, ends, len(starts) == 0, bounds, first, length, start, end, document, hashes, flags)
     return Tokens(
         texts=texts,
-        document=document[kept],
-        start=start[kept],
-        end=end[kept],
-        hash=hashes[kept],
-        length=length[kept],
-        flags=flags[kept],
+        document=document[:count],
+        start=start[:count],
+        end=end[:count],
+        hash=hashes[:count],
+        length=length[:count],
+        flags=flags[:count],
         codes=codes,
-        first=first[kept],
+        first=first[:count],
     )
+
+
+def _characters(text: str) -> tuple[Codes, Ints, Ints]:
+    """Folded characters in one word each, and the spans of originals they stand for, empty where each is its own."""
+    original = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    characters = _original_table()[original]
+    if not np.bitwise_or.reduce(characters, initial=0) & _ODD:
+        return characters, np.zeros(0, np.int64), np.zeros(0, np.int64)
+    folded = fold_text(text, original)
+    assert folded.starts is not None, "something folds to none or several"
+    assert folded.ends is not None, "starts come with ends"
+    shapes = shape_table()[original[folded.starts]].astype(np.uint32) << np.uint32(_SHAPE)
+    return _folded_table()[folded.codes] | shapes, folded.starts, folded.ends
+
+
+@cache
+def _folded_table() -> Codes:
+    """By folded code point: itself, its class, and whether it ends a sentence."""
+    codes = np.arange(NUM_CODE_POINTS, dtype=np.uint32)
+    ends = np.isin(codes, np.array([ord(c) for c in SENTENCE_ENDS], dtype=np.uint32))
+    return codes | class_table().astype(np.uint32) << np.uint32(_CLASS) | np.where(ends, _ENDS_SENTENCE, np.uint32(0))
+
+
+@cache
+def _original_table() -> Codes:
+    """By original code point: what it folds to, with its own shape."""
+    folded = fold_table()
+    odd = folded == NOT_ONE_TO_ONE
+    shapes = shape_table().astype(np.uint32) << np.uint32(_SHAPE)
+    return np.where(odd, _ODD, _folded_table()[np.where(odd, 0, folded)] | shapes)
 
 
 @kernel()
@@ -139,117 +169,91 @@ def mix(value):
 
 @kernel()
 def _cut(
-    codes, starts, ends, one_to_one, original, bounds, classes, shapes,
+    codes, starts, ends, one_to_one, bounds,
     out_first, out_length, out_start, out_end, out_document, out_hash, out_flags,
 ):  # fmt: skip
-    """Writes the tokens of a folded batch and returns their number.
+    """Writes the tokens of a batch and returns their number.
 
-    codes: folded. starts, ends: original span of each folded code point (empty where `one_to_one`). original: code
-    points before folding. bounds: where the texts begin in it. classes, shapes: the tables of `normalise`.
+    codes: from `_characters`. starts, ends: original span of each (empty where `one_to_one`). bounds: where the texts
+    begin in the original.
     """
     size, count, at, document, lines, previous = len(codes), 0, 0, 0, 2, -1
+    ended = False
     while at < size:
-        kind = classes[codes[at]]
-        if kind == NEWLINE:
-            lines += 1
-        if kind != WORD and kind != SINGLE and kind != APOSTROPHE:
+        kind = codes[at] >> _CLASS & _THREE_BITS
+        if kind == SPACE:
             at += 1
             continue
-        last = at + 1
-        if kind == WORD or _is_possessive(codes, classes, at):
-            last = _word_end(codes, classes, at + 1)
+        if kind == NEWLINE:
+            lines += 1
+            at += 1
+            continue
+        is_word = kind == WORD or (kind == APOSTROPHE and _inside_word(codes, at))  # a possessive 's begins here
+        last, hashed, upper, letters, numbers = _token(codes, starts, one_to_one, at, is_word)
         start = at if one_to_one else starts[at]
         end = last if one_to_one else ends[last - 1]
-        while start >= bounds[document + 1]:
-            document += 1
-            lines = 2  # nothing reaches from one text into the next
-        flags = _shape_flags(original, shapes, start, end)
-        flags = flags | IS_WORD if kind == WORD or last - at > 1 else flags & ~IS_NUMBER
+        flags = HAS_UPPER if upper > 0 else 0
+        if upper > 0 and upper == letters:
+            flags |= ALL_UPPER
+        if is_word:
+            flags |= IS_WORD
+            if numbers == end - start:
+                flags |= IS_NUMBER
         if one_to_one or at == 0 or starts[at] != starts[at - 1]:
             flags |= WHOLE_START
         if one_to_one or last == size or starts[last] != starts[last - 1]:
             flags |= WHOLE_END
+        if start >= bounds[document + 1]:
+            while start >= bounds[document + 1]:
+                document += 1
+            lines = 2  # nothing reaches from one text into the next
         if lines >= 2:
             flags |= BREAK | SENTENCE_START
-        elif _ends_sentence(codes[out_first[count - 1]]):
+        elif ended:
             flags |= SENTENCE_START
-        if at - previous == 1 and previous >= 0 and codes[previous] == _HYPHEN:
+        if at - previous == 1 and previous >= 0 and codes[previous] & _CODE == _HYPHEN:
             flags |= HYPHEN_BEFORE
+        ended = codes[at] & _ENDS_SENTENCE != 0
         out_first[count], out_length[count] = at, last - at
         out_start[count], out_end[count] = start - bounds[document], end - bounds[document]
-        out_document[count], out_flags[count] = document, flags
-        out_hash[count] = _hash(codes, at, last)
+        out_document[count], out_flags[count], out_hash[count] = document, flags, hashed
         count, at, lines, previous = count + 1, last, 0, last
     return count
 
 
 @kernel(inline="always")
-def _is_possessive(codes, classes, at):
-    """An apostrophe within a word: a possessive `'s` begins here (another one would have been passed over)."""
-    return classes[codes[at]] == APOSTROPHE and _inside_word(codes, classes, at)
-
-
-@kernel(inline="always")
-def _inside_word(codes, classes, at):
+def _inside_word(codes, at):
     within = 0 < at < len(codes) - 1
-    return within and classes[codes[at - 1]] == WORD and classes[codes[at + 1]] == WORD
+    return within and codes[at - 1] >> _CLASS & _THREE_BITS == WORD and codes[at + 1] >> _CLASS & _THREE_BITS == WORD
 
 
-@kernel()
-def _word_end(codes, classes, at):
-    """Where the word that reaches to `at` ends: behind its last letter, or before a possessive `'s`."""
-    size = len(codes)
-    while at < size:
-        kind = classes[codes[at]]
-        if kind == APOSTROPHE:
-            if not _inside_word(codes, classes, at):
-                break
-            beyond = classes[codes[at + 2]] if at + 2 < size else 0
-            if codes[at + 1] == _SMALL_S and beyond != WORD and beyond != APOSTROPHE:
-                break
-        elif kind != WORD:
-            break
-        at += 1
-    return at
-
-
-@kernel()
-def _shape_flags(original, shapes, start, end):
+@kernel(inline="always")
+def _token(codes, starts, one_to_one, first, is_word):
+    """Its end, the hash of its characters (a polynomial modulo 2^64, the length mixed in), and the shapes in it."""
+    at, size = first, len(codes)
+    total, power = np.uint64(0), _ONE
     upper, letters, numbers = 0, 0, 0
-    for i in range(start, end):
-        shape = shapes[original[i]]
-        if shape == UPPER:
-            upper += 1
-            letters += 1
-        elif shape == LOWER:
-            letters += 1
-        elif shape == NUMBER:
-            numbers += 1
-    flags = 0
-    if upper > 0:
-        flags |= HAS_UPPER
-        if upper == letters:
-            flags |= ALL_UPPER
-    if numbers == end - start:
-        flags |= IS_NUMBER
-    return flags
-
-
-@kernel(inline="always")
-def _ends_sentence(code):
-    found = False
-    for end in _ENDS:
-        found |= code == end
-    return found
-
-
-@kernel(inline="always")
-def _hash(codes, first, last):
-    """Polynomial hash of a token modulo 2^64, its length mixed in."""
-    if last - first > LONGEST_TOKEN:
-        return np.uint64(0)
-    total, power = np.uint64(last - first), _ONE
-    for i in range(first, last):
-        total += (np.uint64(codes[i]) + _ONE) * power
+    while at < size:
+        if at > first:
+            kind = codes[at] >> _CLASS & _THREE_BITS
+            if not is_word or (kind != WORD and (kind != APOSTROPHE or not _goes_on(codes, at))):
+                break
+        total += (np.uint64(codes[at] & _CODE) + _ONE) * power
         power *= HASH_BASE
-    return mix(total)
+        if one_to_one or at == first or starts[at] != starts[at - 1]:
+            shape = codes[at] >> _SHAPE & _TWO_BITS
+            upper += shape == UPPER
+            letters += shape in (UPPER, LOWER)
+            numbers += shape == NUMBER
+        at += 1
+    hashed = mix(total + np.uint64(at - first)) if at - first <= LONGEST_TOKEN else np.uint64(0)
+    return at, hashed, upper, letters, numbers
+
+
+@kernel()
+def _goes_on(codes, at):
+    """Whether a word goes on behind an apostrophe: it does not before a possessive `'s`."""
+    if not _inside_word(codes, at):
+        return False
+    beyond = codes[at + 2] >> _CLASS & _THREE_BITS if at + 2 < len(codes) else np.uint32(SPACE)
+    return codes[at + 1] & _CODE != _SMALL_S or beyond in (WORD, APOSTROPHE)
