@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from transformers import BertTokenizer, Trainer, TrainingArguments, pipeline
 
@@ -24,6 +26,13 @@ from ernie import (
 )
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "d"]
+
+
+@pytest.fixture(autouse=True)
+def _leave_accelerate_as_found() -> Iterator[None]:
+    """accelerate keeps one precision a process: a Trainer in bf16 would decide for every training that follows."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def built(model_class: type, **settings: Any) -> Any:
