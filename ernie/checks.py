@@ -102,7 +102,9 @@ def check_vectors(embeds: Tensor, batch: int, width: int) -> None:
         )
 
 
-def check_entities(embeds: Tensor, positions: Tensor | None, mask: Tensor | None, seq_len: int) -> None:
+def check_entities(
+    embeds: Tensor, positions: Tensor | None, mask: Tensor | None, attention_mask: object, seq_len: int
+) -> None:
     """Shapes, and values: a NaN would reach every token, even from a masked slot; a mask of 2 would double a vector."""
     expected = tuple(embeds.shape[:2])
     for name, tensor in (("entity_positions", positions), ("entity_attention_mask", mask)):
@@ -124,6 +126,15 @@ def check_entities(embeds: Tensor, positions: Tensor | None, mask: Tensor | None
         )
     if mask is not None and bool(((mask != 0) & (mask != 1)).any()):
         raise InputError(f"entity_attention_mask is 0 or 1, got {mask[(mask != 0) & (mask != 1)][0].item()}")
+    if isinstance(attention_mask, Tensor) and attention_mask.dim() == 2 and attention_mask.device.type == "cpu":
+        padding = attention_mask.gather(1, positions.long()) == 0
+        lost = padding if mask is None else padding & (mask != 0)
+        if bool(lost.any()):
+            row, slot = lost.nonzero()[0].tolist()
+            raise InputError(
+                f"entity {slot} of example {row} sits on piece {int(positions[row, slot])}, which attention_mask calls "
+                f"padding: mask the entity too, or correct its position"
+            )
     if embeds.device.type == "cpu" and not bool(torch.isfinite(embeds).all()):
         row, slot = (~torch.isfinite(embeds)).any(-1).nonzero()[0].tolist()
         raise InputError(f"the vector of example {row}, entity {slot} is not finite: look at the entity table")

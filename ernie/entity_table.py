@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import mmap
+import re
 from pathlib import Path
 from typing import Literal, Protocol
 from weakref import WeakValueDictionary
@@ -153,7 +154,7 @@ def _register(table: EntityTable) -> int:
 
 
 # Named after this module: a copy loaded from a model folder has tables of its own.
-@torch.library.custom_op(f"{__name__.replace('.', '_')}::gather", mutates_args=())
+@torch.library.custom_op(f"{re.sub(r'[^A-Za-z0-9]', '_', __name__)}::gather", mutates_args=())
 def _gather(entity_ids: torch.Tensor, handle: int, entity_size: int) -> torch.Tensor:
     return _TABLES[handle]._gather(entity_ids)
 

@@ -180,7 +180,9 @@ class ErnieModel(ErniePreTrainedModel):
         self._check_text(input_ids, inputs_embeds, attention_mask, token_type_ids, position_ids)
         keep_states, keep_attentions = self._wanted(output_hidden_states, output_attentions)
         hidden = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
-        entity, slots = self._pack_entities(hidden, entity_ids, entity_embeds, entity_positions, entity_attention_mask)
+        entity, slots = self._pack_entities(
+            hidden, attention_mask, entity_ids, entity_embeds, entity_positions, entity_attention_mask
+        )
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden, attention_mask=attention_mask)
         states, entity_states, attentions, entity_attentions = [hidden], [entity], [], []
         for layer in self.encoder.layer:
@@ -244,6 +246,7 @@ class ErnieModel(ErniePreTrainedModel):
     def _pack_entities(
         self,
         hidden: torch.Tensor,
+        attention_mask: torch.Tensor | None,
         ids: torch.Tensor | None,
         embeds: torch.Tensor | None,
         positions: torch.Tensor | None,
@@ -260,7 +263,7 @@ class ErnieModel(ErniePreTrainedModel):
             embeds = self.entities(embeds.to(hidden.device))
         if embeds is None:
             embeds = hidden.new_zeros(batch, 0, self.config.entity_size)
-        check_entities(embeds, positions, mask, seq_len)
+        check_entities(embeds, positions, mask, attention_mask, seq_len)
         shape = embeds.shape[:2]
         embeds = embeds.to(device=hidden.device, dtype=hidden.dtype)
         positions = hidden.new_zeros(shape, dtype=torch.long) if positions is None else positions.long()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import BertConfig, DistilBertConfig, ElectraConfig, ModernBertConfig, RobertaConfig
 
 from ernie import (
     EntityTable,
@@ -69,6 +70,10 @@ ENTITY = {"entity_ids": full(2, 1, value=3), "entity_positions": full(2, 1)}
         ({**ENTITY, "entity_positions": full(2, 1, value=1.5)}, "entity_positions are integers"),
         ({**ENTITY, "entity_positions": full(2, 1, value=8)}, "0..7 for 8 word pieces, got 8 at example 0, entity 0"),
         ({**ENTITY, "entity_positions": full(2, 1, value=-1)}, "got -1 at example 0"),
+        (
+            {**ENTITY, "attention_mask": torch.tensor([[1] * 8, [1] + [0] * 7])},
+            "entity 0 of example 1 sits on piece 1, which attention_mask calls padding",
+        ),
         ({**ENTITY, "entity_attention_mask": full(2, 1, value=5)}, "entity_attention_mask is 0 or 1, got 5"),
         ({**ENTITY, "entity_attention_mask": full(2, 8)}, r"= \(2, 1\), got \(2, 8\)"),
         (
@@ -154,3 +159,16 @@ def test_positions_alone_ask_a_text_for_its_entities() -> None:
     model = built()
     out = model(**TEXT, entity_positions=full(2, 1), entity_candidate_ids=torch.tensor([1, 2]))
     assert out.entity_logits.shape == (2, 1, 3)
+
+
+def test_a_masked_entity_may_sit_anywhere() -> None:
+    """Padding of the entity axis points at piece 0 or at garbage; only real entities must sit on real pieces."""
+    mask = torch.tensor([[1] * 8, [1] + [0] * 7])
+    built()(**TEXT, **ENTITY, attention_mask=mask, entity_attention_mask=torch.tensor([[1], [0]]))
+
+
+def test_fields_of_other_configs_are_kept() -> None:
+    """transformers' own and other models' fields pass: a check that took them for slips would refuse checkpoints."""
+    for other in (BertConfig(), RobertaConfig(), DistilBertConfig(), ElectraConfig(), ModernBertConfig()):
+        fields = {k: v for k, v in other.to_dict().items() if k not in ErnieConfig(**CONFIG).to_dict()}
+        assert ErnieConfig(**CONFIG, **fields).hidden_size == 16
