@@ -165,6 +165,26 @@ def check_candidates(ids: Tensor | None, vectors: Tensor | None, *, no_entity: b
         )
 
 
+def check_spans(spans: Tensor | None, batch: int, num_spans: int, seq_len: int) -> None:
+    """Spans of a task head: integers, not empty, inside the text."""
+    if spans is None:
+        raise InputError(
+            f"this head reads {num_spans} marked spans an example: give spans, (batch, {num_spans}, 2) word pieces"
+        )
+    if tuple(spans.shape) != (batch, num_spans, 2):
+        raise InputError(f"spans have shape (batch, num_spans, 2) = {(batch, num_spans, 2)}, got {tuple(spans.shape)}")
+    _check_integers("spans", spans)
+    if _values_unseen(spans):
+        return
+    wrong = (spans[..., 0] < 0) | (spans[..., 0] >= spans[..., 1]) | (spans[..., 1] > seq_len)
+    if bool(wrong.any()):
+        row, slot = wrong.nonzero()[0].tolist()
+        raise InputError(
+            f"a span lies in 0..{seq_len} word pieces with first < behind, got "
+            f"{spans[row, slot].tolist()} at example {row}, span {slot}"
+        )
+
+
 def check_targets(logits: Tensor, labels: Tensor, problem_type: str) -> None:
     """Float targets of the logits' shape, finite; of several labels between 0 and 1."""
     if logits.shape != labels.shape:

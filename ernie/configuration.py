@@ -21,6 +21,9 @@ LAYER_TYPES = ("text", "mix", "fuse")
 The first implementation calls them sim, mix and norm."""
 
 
+POOLINGS = ("cls", "start", "mean")
+
+
 def paper_layer_types(num_hidden_layers: int) -> list[str]:
     """The paper's 5 text, 1 mix and 6 fuse layers of 12, scaled to another depth.
 
@@ -45,6 +48,8 @@ class ErnieConfig(PreTrainedConfig):
     num_trained_entity_rows: 0 = vectors come from an attached table, frozen as in the paper; n = they are n trained
         rows (row 0 "no entity" included), saved with the weights.
     classifier_dropout: dropout before a task head, hidden_dropout_prob when None.
+    pooling: what a task head reads: `cls` the pooled [CLS]; of the `num_spans` spans given with an example, `start` the
+        state of each one's first word piece, `mean` the mean state of all its pieces.
     """
 
     model_type = "ernie-kg"
@@ -64,6 +69,8 @@ class ErnieConfig(PreTrainedConfig):
     pad_token_id: int | None = 0
     tie_word_embeddings: bool = True
     classifier_dropout: float | int | None = None
+    pooling: str = "cls"
+    num_spans: int = 0
     entity_size: int = 100
     num_entity_attention_heads: int = 4
     layer_types: list[str] | None = None
@@ -75,6 +82,7 @@ class ErnieConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         _check_names(kwargs)
         _check_sizes(self)
+        _check_pooling(self.pooling, self.num_spans)
         if self.layer_types is None:
             self.layer_types = paper_layer_types(self.num_hidden_layers)
         self.layer_types = list(self.layer_types)
@@ -184,6 +192,13 @@ def _check_sizes(config: ErnieConfig) -> None:
             f"hidden_act is an activation of transformers (gelu, relu, ...), got {config.hidden_act!r}"
             + (f", did you mean {near[0]}?" if near else "")
         )
+
+
+def _check_pooling(pooling: str, num_spans: int) -> None:
+    if pooling not in POOLINGS:
+        raise InputError(f"pooling is one of {', '.join(POOLINGS)}, got {pooling!r}")
+    if pooling != "cls" and num_spans < 1:
+        raise InputError(f"pooling {pooling!r} reads num_spans spans, at least 1, got {num_spans}")
 
 
 def _check_heads(size_name: str, size: int, heads_name: str, heads: int) -> None:

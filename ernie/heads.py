@@ -12,7 +12,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
-from ernie.checks import check_candidates, check_targets
+from ernie.checks import check_candidates, check_spans, check_targets
 from ernie.configuration import ErnieConfig
 from ernie.errors import InputError
 from ernie.inputs import IGNORED
@@ -251,8 +251,36 @@ def _check_head(config: ErnieConfig) -> None:
         raise InputError(f"a task head needs num_labels of at least 1, got {config.num_labels}")
 
 
+class SpanPooler(nn.Module):
+    """tanh(dense(the states of an example's spans, side by side)): (batch, hidden_size).
+
+    pooling: `start` reads each span's first word piece (Soares et al. 2019, "entity start"), `mean` all its pieces.
+    """
+
+    def __init__(self, *, hidden_size: int, num_spans: int, pooling: str) -> None:
+        super().__init__()
+        self.pooling, self.num_spans = pooling, num_spans
+        self.dense = nn.Linear(num_spans * hidden_size, hidden_size)
+
+    def forward(self, hidden: torch.Tensor, spans: torch.Tensor | None) -> torch.Tensor:
+        """hidden: (batch, seq_len, hidden_size). spans: (batch, num_spans, 2), see `ernie.inputs`."""
+        check_spans(spans, hidden.shape[0], self.num_spans, hidden.shape[1])
+        assert spans is not None, "refused by check_spans"
+        first, behind = spans[..., 0], spans[..., 1]
+        if self.pooling == "start":
+            states = hidden.gather(1, first.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+        else:
+            place = torch.arange(hidden.shape[1], device=hidden.device)
+            inside = (place >= first.unsqueeze(-1)) & (place < behind.unsqueeze(-1))
+            states = inside.to(hidden.dtype) @ hidden / (behind - first).unsqueeze(-1).to(hidden.dtype)
+        return torch.tanh(self.dense(states.flatten(1)))
+
+
 class PooledClassifier(ErniePreTrainedModel):
-    """Linear(dropout(pooled [CLS])). config.num_labels outputs; config.problem_type chooses the loss."""
+    """Linear(dropout(pooled [CLS], or the states of marked spans where config.pooling says so)).
+
+    config.num_labels outputs; config.problem_type chooses the loss.
+    """
 
     default_problem_type = "single_label_classification"
 
@@ -263,6 +291,11 @@ class PooledClassifier(ErniePreTrainedModel):
         _check_head(config)
         super().__init__(config)
         self.bert = ErnieModel(config)
+        self.span_pooler = None
+        if config.pooling != "cls":
+            self.span_pooler = SpanPooler(
+                hidden_size=config.hidden_size, num_spans=config.num_spans, pooling=config.pooling
+            )
         self.dropout = _classifier_dropout(config)
         self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 0))
         self.post_init()
@@ -270,11 +303,21 @@ class PooledClassifier(ErniePreTrainedModel):
     @with_model_inputs
     @can_return_tuple
     def forward(
-        self, input_ids: torch.Tensor | None = None, *, labels: torch.Tensor | None = None, **inputs: Any
+        self,
+        input_ids: torch.Tensor | None = None,
+        *,
+        spans: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **inputs: Any,
     ) -> ErnieClassifierOutput:
-        """inputs: those of ErnieModel. labels: see `classification_loss`."""
+        """inputs: those of ErnieModel. spans: (batch, num_spans, 2), for config.pooling `start` and `mean`; a `cls`
+        head does not look at them. labels: see `classification_loss`."""
         outputs = self.bert(input_ids, **inputs)
-        logits = self.classifier(self.dropout(outputs.pooler_output))
+        if self.span_pooler is None:
+            pooled = outputs.pooler_output
+        else:
+            pooled = self.span_pooler(outputs.last_hidden_state, spans)
+        logits = self.classifier(self.dropout(pooled))
         problem_type = str(self.config.problem_type)
         return ErnieClassifierOutput(
             loss=None if labels is None else classification_loss(logits, labels, problem_type),

@@ -47,6 +47,12 @@ INPUTS: dict[str, ModelInput] = {
         axis="entities", dtype=torch.long, padding=0, meaning="index of the mention's first word piece"
     ),
     "entity_attention_mask": ModelInput(axis="entities", dtype=torch.long, padding=0, meaning="1 at a real entity"),
+    "spans": ModelInput(
+        axis="none",
+        dtype=torch.long,
+        padding=0,
+        meaning="(num_spans, 2) of a task's marked spans: first word piece, and the piece behind the last",
+    ),
     "labels": ModelInput(
         axis="tokens",
         dtype=torch.long,

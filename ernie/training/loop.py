@@ -53,8 +53,8 @@ class TrainingResult:
     steps: optimiser steps taken in all, those before a resume among them. history: one entry every log_every steps,
     `{"step", "loss", …, "learning_rate", "grad_norm"}`, means since the entry before. evaluations: `{"step", …}`.
     tokens_per_second: real word pieces (attention_mask) over the time of the steps alone. resumed_from: the step a
-    checkpoint was found at, or None. stopped_by: `max_steps` or `max_minutes`. best_step: the step whose weights the
-    model now has when `keep_best` was asked for, else None.
+    checkpoint was found at, or None. stopped_by: `max_steps`, `max_minutes` or `patience`. best_step: the step
+    whose weights the model now has when `keep_best` was asked for, else None.
     """
 
     steps: int
@@ -64,7 +64,7 @@ class TrainingResult:
     resumed_from: int | None
     precision: Precision
     seconds: float
-    stopped_by: Literal["max_steps", "max_minutes"]
+    stopped_by: Literal["max_steps", "max_minutes", "patience"]
     best_step: int | None
 
 
@@ -88,6 +88,7 @@ def train(
     trainable_from: Callable[[str], int] | None = None,
     evaluate_at_start: bool = False,
     keep_best: str | None = None,
+    patience: int = 0,
 ) -> TrainingResult:
     """Trains `model` in place; goes on exactly from `checkpoint_folder` when that holds a checkpoint.
 
@@ -107,6 +108,7 @@ def train(
     trainable_from: first step (0 …) at which a parameter of that name trains; until then it is frozen.
     keep_best: name of an evaluation figure, higher is better; the model ends with the weights that had the best
         (first of equals).
+    patience: training ends after so many evaluations in a row without a better figure of `keep_best`; 0 goes on.
 
     Raises:
         NonFiniteLoss: the loss or the gradient is NaN or infinite; the batch lies in `checkpoint_folder`.
@@ -125,6 +127,7 @@ def train(
         loss_weights=loss_weights or {},
         trainable_from=trainable_from,
         keep_best=keep_best,
+        patience=patience,
     )
     loop.open(parameter_groups)
     was_training = model.training
@@ -167,10 +170,12 @@ class _Loop:
         loss_weights: Mapping[str, float],
         trainable_from: Callable[[str], int] | None,
         keep_best: str | None,
+        patience: int,
     ) -> None:
         self.model, self.batches, self.compute_losses = model, batches, compute_losses
         self.config, self.seed, self.folder = config, seed, folder
         self.evaluate, self.on_step, self.keep_best = evaluate, on_step, keep_best
+        self.patience = patience
         self.count_targets, self.loss_weights, self.trainable_from = count_targets, loss_weights, trainable_from
         # Precision is autocast of our own: accelerate holds one mixed precision a process, and stages differ.
         self.accelerator = Accelerator(mixed_precision="no")
@@ -196,11 +201,14 @@ class _Loop:
         self._thawed_at: int | None = None
 
     def run(self) -> TrainingResult:
-        stopped_by: Literal["max_steps", "max_minutes"] = "max_steps"
+        stopped_by: Literal["max_steps", "max_minutes", "patience"] = "max_steps"
         limit = self.config.max_minutes * 60 or math.inf
         while self.state.step < self.config.max_steps:
             if self.state.seconds >= limit:
                 stopped_by = "max_minutes"
+                break
+            if self._without_gain():
+                stopped_by = "patience"
                 break
             self._step()
         self._finish()
@@ -232,6 +240,13 @@ class _Loop:
         if not self.state.best or figures[self.keep_best] > self.state.best[0]:
             self.state.best = [figures[self.keep_best], self.state.step]
             save_weights(self.folder / BEST, weights_of(self.model))
+
+    def _without_gain(self) -> bool:
+        """Whether the last `patience` evaluations all fell short of the best."""
+        if not self.patience or not self.state.best:
+            return False
+        later = [entry for entry in self.state.evaluations if entry["step"] > self.state.best[1]]
+        return len(later) >= self.patience
 
     def _step(self) -> None:
         started = time.perf_counter()
