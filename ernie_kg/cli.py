@@ -17,6 +17,7 @@ from typing import Any
 
 from ernie_kg.stages import STAGES, VIEWS, Stage, View
 from kg.errors import InputError
+from kg.exhaustion import exhausted
 from kg.tables import plain
 
 ENVIRONMENT = {
@@ -104,6 +105,7 @@ def usage(group: str = "") -> str:
 def stage_command(name: str, stage: Stage, words: list[str]) -> int:
     """One stage by itself, its config from --config and options."""
     from ernie_kg import config as configs
+    from ernie_kg.yaml_file import read_yaml
 
     config_class = stage.config_class()
     configs.check_options(config_class, words, command=name)
@@ -116,7 +118,7 @@ def stage_command(name: str, stage: Stage, words: list[str]) -> int:
     try:
         file = _value_of("--config", words)
         if file is not None:
-            values = configs.read_yaml(Path(file))
+            values = read_yaml(Path(file))
             configs.check_keys(config_class, values, source=file)
             parser.set_defaults(_flat(values))
         parsed = parser.parse_args(words)
@@ -257,6 +259,7 @@ def _unknown(words: list[str]) -> int:
 
 
 def _report(error: Exception) -> int:
+    error = exhausted(error) or error
     code = getattr(error, "exit_code", 2 if isinstance(error, OSError) else 1)
     text = " ".join(plain(str(error)).split()) or type(error).__name__
     if code == 2:

@@ -6,35 +6,13 @@ import dataclasses
 import difflib
 import typing
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from kg.errors import InputError
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file whose top is a mapping.
-
-    Raises:
-        InputError: missing file, YAML that does not parse (with its line), another top than a mapping.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        data = yaml.safe_load(text)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such config file") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: expected a mapping of keys at the top, got {type(data).__name__}")
-    return data
 
 
 def config_from_mapping(config_class: type[Any], values: Mapping[str, Any], *, source: str) -> Any:

@@ -21,9 +21,10 @@ from typing import Any
 
 import yaml
 
-from ernie_kg.config import config_from_mapping, read_yaml
+from ernie_kg.config import config_from_mapping
 from ernie_kg.stages import Stage, find_stage
-from kg.artifact import MANIFEST, Manifest, StageConfig, fingerprint, plain, read_manifest
+from ernie_kg.yaml_file import read_yaml
+from kg.artifact import MANIFEST, Manifest, StageConfig, fingerprint, open_artifact, plain, read_manifest
 from kg.errors import InputError
 
 EVERYTHING = "@*"
@@ -76,10 +77,18 @@ def run_road(steps: Sequence[Step]) -> None:
 
 
 def is_finished(step: Step) -> bool:
-    """Whether the step's folder holds an artifact made from the same inputs and the same config."""
+    """Whether the step's folder holds a whole artifact made from the same inputs and the same config.
+
+    Files are looked at, not read: one cut short is noticed here, a flipped bit by the next stage that reads it.
+    """
     if not (Path(step.config.output) / MANIFEST).exists():
         return False
-    return read_manifest(step.config.output).data["fingerprint"] == fingerprint(step.command, step.config)
+    try:
+        manifest = open_artifact(step.config.output, stage=step.command)
+    except InputError as error:
+        print(f"    {error}: it is made again", file=sys.stderr, flush=True)
+        return False
+    return manifest.data["fingerprint"] == fingerprint(step.command, step.config)
 
 
 def describe_road(steps: Sequence[Step]) -> str:

@@ -6,24 +6,28 @@ another's with `open_artifact`; nothing else passes between stages.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import gc
 import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
 from kg.errors import InputError
+from kg.exhaustion import exhausted
+from kg.folder_lock import LOCK, lock_folder
 
 MANIFEST = "manifest.json"
-LOCK = ".lock"
 STATE = ".stage.json"
 FORMAT = 1
 """Of every artifact; a change that an older version would misread raises it."""
@@ -91,24 +95,35 @@ def write_artifact(config: StageConfig, *, stage: str, resumable: bool = False) 
         it; otherwise an interruption removes the folder.
 
     Raises:
-        InputError: another live process is writing the same folder, or an input is missing.
+        InputError: another live process is writing the same folder; an input is missing or damaged; disk or memory
+            ran out, or the folder cannot be written.
     """
     output = Path(config.output)
     partial = output.with_name(output.name + ".partial")
     print_of_run = fingerprint(stage, config)
-    resumed = _open_partial(partial, print_of_run, resumable)
-    writer = ArtifactWriter(path=partial, resumed=resumed)
-    started = time.time()
-    _reset_peak_memory()
+    _check_inputs(config)
+    lock: int | None = None
     try:
+        lock = lock_folder(partial)
+        writer = ArtifactWriter(path=partial, resumed=_open_partial(partial, print_of_run, resumable))
+        clock = Clock()
+        _reset_peak_memory()
         yield writer
-        _write_manifest(writer, config, stage, print_of_run, started)
-    except BaseException:
-        (partial / LOCK).unlink(missing_ok=True)
-        if not resumable:
-            shutil.rmtree(partial, ignore_errors=True)
+        _write_manifest(writer, config, stage, print_of_run, clock)
+        _replace(partial, output)
+        (output / LOCK).unlink(missing_ok=True)
+    except BaseException as error:
+        if lock is not None:
+            (partial / LOCK).unlink(missing_ok=True)
+            if not resumable:
+                shutil.rmtree(partial, ignore_errors=True)
+        mendable = exhausted(error, where=str(partial))
+        if mendable is not None:
+            raise mendable from error
         raise
-    _replace(partial, output)
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 def open_artifact(folder: Path, *, stage: str | Sequence[str]) -> Manifest:
@@ -116,9 +131,12 @@ def open_artifact(folder: Path, *, stage: str | Sequence[str]) -> Manifest:
 
     stage: the command that makes it, named when the folder is not one; several where any of them will do.
 
+    Flipped bits keep a file's size: `write_artifact` compares the digests of every artifact that a stage reads, and
+    `damaged_files` those of one.
+
     Raises:
-        InputError: no folder, no manifest, another stage's artifact, one of a newer version, a file missing or of
-            another size.
+        InputError: no folder, no manifest, another stage's artifact, one of a newer version, a file missing, of
+            another size, or outside the folder.
     """
     stages = (stage,) if isinstance(stage, str) else tuple(stage)
     makers = " or ".join(f"`ernie-kg {name}`" for name in stages)
@@ -136,7 +154,7 @@ def open_artifact(folder: Path, *, stage: str | Sequence[str]) -> Manifest:
             f"{FORMAT}: install the newer one, or make the folder again with {makers}"
         )
     for name, entry in data["files"].items():
-        file = Path(folder) / name
+        file = _file_of(folder, name)
         size = file.stat().st_size if file.exists() else None
         if size != entry["bytes"]:
             raise InputError(
@@ -161,12 +179,14 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def damaged_files(folder: Path) -> list[str]:
-    """Names of an artifact's files whose content no longer has the manifest's digest (reads every byte)."""
-    entries = read_manifest(folder).data["files"]
-    return [
+    """Names of an artifact's files whose content no longer has the manifest's digest (reads every byte); the manifest
+    itself where its list of files was changed after it was written."""
+    data = read_manifest(folder).data
+    changed = data["digest"] != _digest(data["fingerprint"], data["files"])
+    return [MANIFEST] * changed + [
         name
-        for name, entry in entries.items()
-        if not (Path(folder) / name).exists() or _sha256(Path(folder) / name) != entry["sha256"]
+        for name, entry in data["files"].items()
+        if not (file := _file_of(folder, name)).exists() or _sha256(file) != entry["sha256"]
     ]
 
 
@@ -231,42 +251,62 @@ def peak_memory_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """When a stage began: the time of day for the reader, a clock that nobody sets for the seconds."""
+
+    began: float = field(default_factory=time.time)
+    ticks: float = field(default_factory=time.monotonic)
+
+    def seconds(self) -> float:
+        return round(time.monotonic() - self.ticks, 6)
+
+
+def _check_inputs(config: StageConfig) -> None:
+    """Refuses an input artifact whose bytes are no longer those its manifest was written for."""
+    for name, path in config.inputs().items():
+        if not (Path(path) / MANIFEST).exists():
+            continue
+        if damaged := damaged_files(path):
+            raise InputError(
+                f"{name} {path}: {damaged[0]} has other bytes than were written; the artifact is damaged, delete the "
+                f"folder and run `ernie-kg {read_manifest(path).stage}` again"
+            )
+
+
+def _file_of(folder: Path, name: str) -> Path:
+    """A file that a manifest names, refused where the name or a link leads out of the folder."""
+    file = Path(folder) / name
+    if not file.resolve().is_relative_to(Path(folder).resolve()):
+        raise InputError(
+            f"{folder}: {name!r} lies outside the folder; copy an artifact of links with `cp -rL`, and trust none that "
+            f"reaches for other files"
+        )
+    return file
+
+
 def _open_partial(partial: Path, print_of_run: str, resumable: bool) -> bool:
-    lock = partial / LOCK
-    if lock.exists() and _alive(owner := lock.read_text(encoding="utf-8").strip()):
-        raise InputError(f"{partial}: process {owner} is writing this artifact; wait for it, or choose another output")
+    """Empties the folder unless it holds the work of an interrupted run of the same; whether it does."""
     state = partial / STATE
     resumed = resumable and state.exists() and state.read_text(encoding="utf-8") == print_of_run
     if not resumed:
-        shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True, exist_ok=True)
-    lock.write_text(str(os.getpid()), encoding="utf-8")
+        for path in partial.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
     state.write_text(print_of_run, encoding="utf-8")
     return resumed
 
 
-def _alive(owner: str) -> bool:
-    if not owner.isdigit() or int(owner) == os.getpid():
-        return False
-    try:
-        os.kill(int(owner), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _write_manifest(writer: ArtifactWriter, config: StageConfig, stage: str, print_of_run: str, started: float) -> None:
+def _write_manifest(writer: ArtifactWriter, config: StageConfig, stage: str, print_of_run: str, clock: Clock) -> None:
     folder = writer.path
-    (folder / LOCK).unlink(missing_ok=True)
     (folder / STATE).unlink(missing_ok=True)
     files = {
         p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": _sha256(p)}
         for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name != MANIFEST
+        if p.is_file() and p.name != MANIFEST and p != folder / LOCK
     }
-    content = {"fingerprint": print_of_run, "files": files}
     data = {
         "stage": stage,
         "format": FORMAT,
@@ -274,7 +314,7 @@ def _write_manifest(writer: ArtifactWriter, config: StageConfig, stage: str, pri
         "config": plain(config),
         "inputs": {name: {"path": str(path), "digest": source_digest(path)} for name, path in config.inputs().items()},
         "fingerprint": print_of_run,
-        "digest": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
+        "digest": _digest(print_of_run, files),
         "seed": getattr(config, "seed", None),
         "counts": dict(writer.counts),
         "dropped": dict(writer.dropped),
@@ -282,8 +322,8 @@ def _write_manifest(writer: ArtifactWriter, config: StageConfig, stage: str, pri
         "headline": writer.headline,
         "files": files,
         "resumed": writer.resumed,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "seconds": round(time.time() - started, 6),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock.began)),
+        "seconds": clock.seconds(),
         "peak_memory_bytes": peak_memory_bytes(),
     }
     text = json.dumps(data, indent=1, ensure_ascii=False)
@@ -293,6 +333,12 @@ def _write_manifest(writer: ArtifactWriter, config: StageConfig, stage: str, pri
         file.flush()
         os.fsync(file.fileno())
     unfinished.rename(folder / MANIFEST)
+
+
+def _digest(print_of_run: str, files: Mapping[str, Any]) -> str:
+    """Of an artifact's content: what it was made from, and every file's bytes."""
+    content = {"fingerprint": print_of_run, "files": files}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _replace(partial: Path, output: Path) -> None:
@@ -320,8 +366,18 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def release_memory() -> None:
+    """Gives freed memory back to the system: between steps, and so that a stage's peak is not that of another."""
+    gc.collect()
+    if (arrow := sys.modules.get("pyarrow")) is not None:
+        arrow.default_memory_pool().release_unused()
+    with suppress(OSError, AttributeError):  # glibc's alone
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _reset_peak_memory() -> None:
     """Asks Linux to forget the peak so far; without permission the peak is the process's, which is only larger."""
+    release_memory()
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:

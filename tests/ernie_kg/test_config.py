@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import pytest
 
-from ernie_kg.config import config_from_mapping, read_yaml
+from ernie_kg.config import config_from_mapping
+from ernie_kg.yaml_file import read_yaml
 from kg.errors import InputError
 
 

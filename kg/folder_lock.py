@@ -1,0 +1,52 @@
+"""One writer a folder, by a lock that the system takes away when its holder dies, however it dies."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from kg.errors import InputError
+
+LOCK = ".lock"
+"""The file in the folder that is locked; it holds the number of the process that writes."""
+
+
+def lock_folder(folder: Path) -> int:
+    """Makes the folder where it is missing and takes its lock; returns the descriptor that holds it (`os.close`).
+
+    The lock goes with the folder when that is renamed. Whoever opened the file of a folder that was renamed or
+    emptied in the meantime notices that it is no longer in its place, and starts over.
+
+    Raises:
+        InputError: another process (or another writer of this one) holds it; its number is named.
+    """
+    path = folder / LOCK
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "another, just begun,"
+            os.close(handle)
+            raise InputError(
+                f"{folder}: process {owner} is writing this artifact; wait for it, or choose another output"
+            ) from None
+        if _in_place(handle, path):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, str(os.getpid()).encode("ascii"), 0)
+            return handle
+        os.close(handle)
+
+
+def _in_place(handle: int, path: Path) -> bool:
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return False
+    own = os.fstat(handle)
+    return (own.st_dev, own.st_ino) == (there.st_dev, there.st_ino)
