@@ -79,11 +79,11 @@ def test_a_malformed_corpus_is_refused_with_file_and_line(
 
 def test_unknown_format_and_empty_folder_are_refused(tmp_path: Path) -> None:
     """An empty folder read as an empty corpus would make an empty artifact."""
-    with pytest.raises(InputError, match="expected one of folder, jsonl, text, wikipedia"):
-        read("csv", tmp_path)
+    with pytest.raises(InputError, match="expected one of csv, dataset, folder, jsonl"):
+        read("docx", tmp_path)
     with pytest.raises(InputError, match=r"holds no \*.txt file"):
         read("text", tmp_path)
-    assert sorted(CORPORA) == ["folder", "jsonl", "text", "wikipedia"]
+    assert sorted(CORPORA) == ["csv", "dataset", "folder", "jsonl", "mediawiki", "parquet", "text", "wikipedia"]
 
 
 def test_a_folder_gives_its_text_files_and_its_lines(tmp_path: Path) -> None:
