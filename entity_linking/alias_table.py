@@ -21,6 +21,7 @@ from entity_linking.tokens import (
     IS_NUMBER,
     IS_WORD,
     LONGEST_TOKEN,
+    UNSPACED,
     Tokens,
     mix,
     tokenise,
@@ -73,13 +74,15 @@ class AliasTable:
         return len(self.key_capitals)
 
     @classmethod
-    def from_aliases(cls, aliases: Sequence[str], *, numbers: bool = False, plurals: bool = True) -> AliasTable:
-        """Builds the table of distinct alias strings; both switches as in `AliasMatcher.from_graph`."""
+    def from_aliases(
+        cls, aliases: Sequence[str], *, numbers: bool = False, plurals: bool = True, cjk: bool = True
+    ) -> AliasTable:
+        """Builds the table of distinct alias strings; the switches as in `AliasMatcher.from_graph`."""
         derived = [(i, form) for i, alias in enumerate(aliases) if (form := plural(alias))] if plurals else []
         spellings = [*aliases, *(form for _, form in derived)]
         source = np.array([*range(len(aliases)), *(i for i, _ in derived)], dtype=np.int64)
         read = _Read.joined(
-            _read(tokenise(spellings[low : low + ALIASES_AT_ONCE]), numbers=numbers)
+            _read(tokenise(spellings[low : low + ALIASES_AT_ONCE]), numbers=numbers, cjk=cjk)
             for low in range(0, max(len(spellings), 1), ALIASES_AT_ONCE)
         )
         kept = np.flatnonzero(read.reasons == KEPT)
@@ -123,6 +126,7 @@ REASONS = (
     "alias_one_letter",
     "alias_function_word",
     "alias_adjective",
+    "alias_without_spaces",
 )
 KEPT = 0
 
@@ -150,7 +154,7 @@ class _Read:
         return cls(*(np.concatenate([getattr(part, f.name) for part in listed]) for f in fields(cls)))
 
 
-def _read(tokens: Tokens, *, numbers: bool) -> _Read:
+def _read(tokens: Tokens, *, numbers: bool, cjk: bool) -> _Read:
     count = tokens.num_documents
     sizes = np.bincount(tokens.document, minlength=count)
     starts = np.cumsum(sizes) - sizes
@@ -174,6 +178,7 @@ def _read(tokens: Tokens, *, numbers: bool) -> _Read:
         ("alias_function_word", function & (capitals == 0)),
         ("alias_one_letter", (words == 1) & single & (length == 1)),
         ("alias_number", (total(numeral) == words) & (not numbers)),
+        ("alias_without_spaces", (total(tokens.has(UNSPACED)) > 0) & (not cjk)),
         ("alias_with_empty_line", total(inner_break) > 0),
         ("alias_too_long", (sizes > MAX_TOKENS) | (total(tokens.length > LONGEST_TOKEN) > 0)),
         ("alias_without_word", words == 0),

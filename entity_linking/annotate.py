@@ -86,6 +86,8 @@ class LinkConfig:
     """Also link aliases that are numbers, years among them."""
     plurals: bool = True
     """Also link the English plural of an alias."""
+    cjk: bool = True
+    """Also link aliases in ideographs or hiragana, which no spaces part from what stands beside them."""
     weights: LinkWeights = field(default_factory=LinkWeights)
     """What each term adds to a candidate's logit, without a linker."""
     shard_documents: int = 2000
@@ -187,6 +189,7 @@ def linker_of(config: LinkConfig) -> EntityLinker:
             window=config.window,
             numbers=config.numbers,
             plurals=config.plurals,
+            cjk=config.cjk,
         )
     linker.agreement |= config.agreement
     if config.min_score is not None:

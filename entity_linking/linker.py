@@ -94,20 +94,21 @@ class EntityLinker:
         window: int = 15,
         numbers: bool = False,
         plurals: bool = True,
+        cjk: bool = True,
         encoder: str = "",
         uniform: bool = False,
     ) -> EntityLinker:
         """A linker of a `kg build` artifact and, for coherence, a `kg embed` artifact of the same graph.
 
         vectors: None leaves coherence and context out, so that only prior, popularity and case decide. window:
-        neighbours on each side that coherence looks at. numbers, plurals: as in `AliasMatcher.from_graph`. encoder:
-        folder of a text encoder, for the term of that name. uniform: takes no notice of the graph's priors.
+        neighbours on each side that coherence looks at. numbers, plurals, cjk: as in `AliasMatcher.from_graph`.
+        encoder: folder of a text encoder, for the term of that name. uniform: takes no notice of the graph's priors.
 
         Raises:
             InputError: a folder is no such artifact, or the vectors are another graph's.
         """
         loaded = KnowledgeGraph.load(graph)
-        table = AliasTable.from_aliases(alias_strings(loaded)[0], numbers=numbers, plurals=plurals)
+        table = AliasTable.from_aliases(alias_strings(loaded)[0], numbers=numbers, plurals=plurals, cjk=cjk)
         coherence = Coherence.of_vectors(load_vectors(Path(vectors), loaded), window=window) if vectors else None
         candidates = CandidateTable.from_graph(loaded, table, max_candidates=max_candidates, uniform=uniform)
         return cls(

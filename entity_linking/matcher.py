@@ -49,14 +49,17 @@ class AliasMatcher:
         self.table = table
 
     @classmethod
-    def from_graph(cls, graph: KnowledgeGraph, *, numbers: bool = False, plurals: bool = True) -> AliasMatcher:
+    def from_graph(
+        cls, graph: KnowledgeGraph, *, numbers: bool = False, plurals: bool = True, cjk: bool = True
+    ) -> AliasMatcher:
         """A matcher of all aliases of a graph.
 
         numbers: also match aliases that are numbers ("1984", "XIV"). plurals: also match the English plural of
-        aliases ("cities" for the alias "city").
+        aliases ("cities" for the alias "city"). cjk: also match aliases in ideographs or hiragana, anywhere in a run of
+        them, since no spaces show where their words begin.
         """
         aliases = alias_strings(graph)[0]
-        return cls(AliasTable.from_aliases(aliases, numbers=numbers, plurals=plurals))
+        return cls(AliasTable.from_aliases(aliases, numbers=numbers, plurals=plurals, cjk=cjk))
 
     def find(self, text: str) -> list[Mention]:
         """The mentions of one text, from left to right."""

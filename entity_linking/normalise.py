@@ -24,10 +24,11 @@ NUM_CODE_POINTS = 0x110000
 NOT_ONE_TO_ONE = np.uint32(0xFFFFFFFF)
 """Marks in the fold table the code points that fold to none or to several."""
 
-SPACE, WORD, SINGLE, NEWLINE, APOSTROPHE = range(5)
+SPACE, WORD, SINGLE, NEWLINE, APOSTROPHE, IDEOGRAPH = range(6)
 """Character classes of folded code points. SPACE: parts tokens and is ignored (blanks, hyphens, controls).
-WORD: letters, digits and their marks. SINGLE: a token of its own (punctuation, symbols, ideographs, kana).
-NEWLINE: a space; two of them end a span. APOSTROPHE: inside a word a part of it, elsewhere a token of its own."""
+WORD: letters (katakana among them), digits and their marks. SINGLE: a token of its own (punctuation, symbols).
+NEWLINE: a space; two of them end a span. APOSTROPHE: inside a word a part of it, elsewhere a token of its own.
+IDEOGRAPH: a word of one character (ideographs, hiragana), since their scripts put no spaces between words."""
 
 UPPER, LOWER, NUMBER = 1, 2, 3
 """Shapes of original code points; every other is 0. UPPER holds title case too."""
@@ -110,12 +111,12 @@ def class_table() -> npt.NDArray[np.uint8]:
     table = np.full(NUM_CODE_POINTS, WORD, dtype=np.uint8)
     for code in _looked_up():
         table[code] = _class_of(chr(code))
-    table[0x3040:0x3100] = SINGLE
-    table[0x3400:0xA000] = SINGLE
     table[0xD800:0xF900] = SINGLE
-    table[0x20000:0x40000] = SINGLE
     table[0xF0000:] = SINGLE
-    table[0x3005] = SINGLE
+    table[0x3040:0x30A0] = IDEOGRAPH
+    table[0x3400:0xA000] = IDEOGRAPH
+    table[0x20000:0x40000] = IDEOGRAPH
+    table[0x3005] = IDEOGRAPH
     table.setflags(write=False)
     return table
 

@@ -1,7 +1,7 @@
 """Texts cut into hashed tokens, many texts in one pass, every token knowing its place in its own text.
 
 A token is a run of letters, digits and marks with the apostrophes inside it (`don't`, `O'Brien`); a possessive `'s` is
-a token of its own (`Obama|'s`); so is every punctuation mark, symbol, ideograph and kana. Blanks and hyphens part
+a token of its own (`Obama|'s`); so is every punctuation mark, symbol, ideograph and hiragana. Blanks and hyphens part
 tokens and are no tokens. Two spans read alike when their tokens do.
 """
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from entity_linking.compiled import kernel
 from entity_linking.normalise import (
     APOSTROPHE,
+    IDEOGRAPH,
     LOWER,
     NEWLINE,
     NOT_ONE_TO_ONE,
@@ -44,8 +45,8 @@ HASH_BASE = np.uint64(0x9E3779B97F4A7C15)
 SENTENCE_ENDS = ".!?:;…•\"'([{*|"
 """After these a capital says nothing about a name (opening quotes and brackets count as sentence starts)."""
 
-BREAK, WHOLE_START, WHOLE_END, IS_WORD, IS_NUMBER, HAS_UPPER, ALL_UPPER, HYPHEN_BEFORE, SENTENCE_START = (
-    1 << bit for bit in range(9)
+BREAK, WHOLE_START, WHOLE_END, IS_WORD, IS_NUMBER, HAS_UPPER, ALL_UPPER, HYPHEN_BEFORE, SENTENCE_START, UNSPACED = (
+    1 << bit for bit in range(10)
 )
 """Bits of `Tokens.flags`, explained there."""
 
@@ -69,7 +70,8 @@ class Tokens:
     flags: uint16, a sum of
         BREAK: no mention may reach from the token before into this one (first of a text, or after an empty line);
         WHOLE_START, WHOLE_END: the token begins (ends) where an original character does; half of a `½` does not;
-        IS_WORD: a run of letters and digits, not punctuation; IS_NUMBER: digits only;
+        IS_WORD: a run of letters and digits, or an ideograph, not punctuation; IS_NUMBER: digits only;
+        UNSPACED: an ideograph or hiragana;
         HAS_UPPER: holds a capital; ALL_UPPER: holds a capital and no other kind of letter;
         HYPHEN_BEFORE: joined to the token before by a hyphen without blanks;
         SENTENCE_START: a capital here may be the sentence's.
@@ -199,6 +201,8 @@ def _cut(
             flags |= IS_WORD
             if numbers == end - start:
                 flags |= IS_NUMBER
+        elif kind == IDEOGRAPH:
+            flags |= IS_WORD | UNSPACED
         if one_to_one or at == 0 or starts[at] != starts[at - 1]:
             flags |= WHOLE_START
         if one_to_one or last == size or starts[last] != starts[last - 1]:

@@ -52,6 +52,8 @@ class LinkTrainConfig:
     """Also link aliases that are numbers, years among them."""
     plurals: bool = True
     """Also link the English plural of an alias."""
+    cjk: bool = True
+    """Also link aliases in ideographs or hiragana, which no spaces part from what stands beside them."""
     folds: int = 5
     """Parts of the documents, for cross-validation."""
     output: Path
@@ -102,6 +104,7 @@ def run(config: LinkTrainConfig) -> Path:
             window=config.window,
             numbers=config.numbers,
             plurals=config.plurals,
+            cjk=config.cjk,
             encoder=config.encoder,
             uniform=not config.graph_priors,
         )

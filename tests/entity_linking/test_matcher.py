@@ -48,6 +48,9 @@ PIECES = st.sampled_from(
             "😀",
             "👩🏽‍🚀",
             "東京",
+            "東",
+            "トヨタ",
+            "の",
             "שלום",
             "\u202e",
             "각",
@@ -82,7 +85,7 @@ class Token:
 
     @property
     def is_word(self) -> bool:
-        return kind(self.text[0]) == "word" or len(self.text) > 1
+        return kind(self.text[0]) in ("word", "ideograph") or len(self.text) > 1
 
 
 def kind(c: str) -> str:
@@ -95,15 +98,9 @@ def kind(c: str) -> str:
     code = ord(c)
     if unicodedata.category(c)[0] in "ZC" and not 0xD800 <= code < 0xF900 and code < 0xF0000 and code < 0x20000:
         return "space"
-    single = (
-        0x3040 <= code < 0x3100
-        or 0x3400 <= code < 0xA000
-        or 0xD800 <= code < 0xF900
-        or code == 0x3005
-        or 0x20000 <= code < 0x40000
-        or code >= 0xF0000
-    )
-    if single:
+    if 0x3040 <= code < 0x30A0 or 0x3400 <= code < 0xA000 or code == 0x3005 or 0x20000 <= code < 0x40000:
+        return "ideograph"
+    if 0xD800 <= code < 0xF900 or code >= 0xF0000:
         return "single"
     known = code < 0x20000 or 0xE0000 <= code < 0xE01F0
     return "word" if not known or unicodedata.category(c)[0] in "LNM" else "single"
@@ -143,7 +140,7 @@ def slow_tokens(text: str) -> list[Token]:
             spans.append((i, j))
             i = j
         else:
-            if kinds[i] in ("single", "apostrophe"):
+            if kinds[i] in ("single", "apostrophe", "ideograph"):
                 spans.append((i, i + 1))
             i += 1
     tokens = []
@@ -281,6 +278,17 @@ def test_aliases_that_are_no_names_are_counted_by_reason() -> None:
         "alias_too_long": 1,
     }
     assert AliasTable.from_aliases(["1984"], numbers=True).num_keys == 1
+
+
+def test_scripts_without_spaces_match_inside_a_run_and_can_be_switched_off() -> None:
+    """Words that no blank parts would be found only where a sentence happens to hold one alone."""
+    aliases = ["北京", "北京大学", "東京", "トヨタ", "한국", "ไทย", "東"]
+    text = "我在北京大学读书，北京很大。東京のトヨタ自動車、トヨタマ。한국 ไทย"
+    found = [text[m.start : m.end] for m in AliasMatcher(AliasTable.from_aliases(aliases)).find(text)]
+    assert found == ["北京大学", "北京", "東京", "トヨタ", "한국", "ไทย"]  # katakana run on: another word
+    spaced = AliasTable.from_aliases(aliases, cjk=False)
+    assert spaced.dropped == {"alias_without_spaces": 4}
+    assert [text[m.start : m.end] for m in AliasMatcher(spaced).find(text)] == ["トヨタ", "한국", "ไทย"]
 
 
 def test_an_empty_table_and_hostile_texts_find_nothing_and_do_not_fail() -> None:
