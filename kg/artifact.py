@@ -191,9 +191,14 @@ def damaged_files(folder: Path) -> list[str]:
 
 
 def fingerprint(stage: str, config: StageConfig) -> str:
-    """What decides an artifact's content: stage, package version, config without its output, digests of the inputs."""
+    """What decides an artifact's content: stage, package version, config without its output, digests of the inputs.
+
+    Fields that a config names in `WITHOUT_EFFECT` (how many processes work) decide nothing: another value goes on with
+    an interrupted run, and a finished artifact stands.
+    """
     settings = plain(config)
-    settings.pop("output")
+    for name in ("output", *getattr(config, "WITHOUT_EFFECT", ())):
+        settings.pop(name)
     named = config.inputs()
     content = {
         "stage": stage,
