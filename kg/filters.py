@@ -17,7 +17,7 @@ import pyarrow as pa
 from kg.artifact import open_artifact
 from kg.errors import InputError
 from kg.records import Triple
-from kg.vocab import Vocabulary
+from kg.vocab import FewRows, Vocabulary
 
 FACTS = "facts.tsv"
 
@@ -179,7 +179,7 @@ def without_facts(triples: np.ndarray, facts: np.ndarray, *, drop_head_relation:
 
 
 def fact_rows(
-    facts: Iterable[Triple], *, entities: Vocabulary, relations: Vocabulary
+    facts: Iterable[Triple], *, entities: Vocabulary | FewRows, relations: Vocabulary
 ) -> tuple[np.ndarray, Counter[str]]:
     """Facts by name as rows, and how many of them name something the graph does not know.
 
@@ -203,11 +203,11 @@ def task_facts(path: Path) -> Path:
     """The file of facts that a `leave_out` names: the file itself, or the one in a task example folder.
 
     Raises:
-        InputError: a folder that is no finished `finetune examples`.
+        InputError: a folder that is no finished `finetune examples` or `finetune import`.
     """
     if not path.is_dir():
         return path
-    open_artifact(path, stage="finetune examples")
+    open_artifact(path, stage=("finetune examples", "finetune import"))
     return path / FACTS
 
 
