@@ -6,6 +6,7 @@ Importing registers model type `ernie-kg` with transformers' Auto classes.
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForMaskedLM,
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -29,14 +30,13 @@ from ernie.inputs import IGNORED, INPUTS
 from ernie.modeling import ErnieModel, ErnieModelOutput
 from ernie.tokenization import Encoding, EntitySpan, ErnieTokenizer
 
-# exist_ok: transformers looks classes up by bare name too, and has an ErnieConfig of its own (Baidu's model, type
-# "ernie"). Both stay reachable: ours by its class and by "ernie-kg".
 AutoConfig.register("ernie-kg", ErnieConfig)
-AutoTokenizer.register(ErnieConfig, tokenizer_class=BertTokenizer, exist_ok=True)
-AutoModel.register(ErnieConfig, ErnieModel, exist_ok=True)
-AutoModelForPreTraining.register(ErnieConfig, ErnieForPreTraining, exist_ok=True)
-AutoModelForSequenceClassification.register(ErnieConfig, ErnieForSequenceClassification, exist_ok=True)
-AutoModelForTokenClassification.register(ErnieConfig, ErnieForTokenClassification, exist_ok=True)
+AutoTokenizer.register(ErnieConfig, tokenizer_class=BertTokenizer)
+AutoModel.register(ErnieConfig, ErnieModel)
+AutoModelForPreTraining.register(ErnieConfig, ErnieForPreTraining)
+AutoModelForMaskedLM.register(ErnieConfig, ErnieForPreTraining)
+AutoModelForSequenceClassification.register(ErnieConfig, ErnieForSequenceClassification)
+AutoModelForTokenClassification.register(ErnieConfig, ErnieForTokenClassification)
 
 __all__ = [
     "IGNORED",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
@@ -34,7 +34,7 @@ def paper_layer_types(num_hidden_layers: int) -> list[str]:
 
 
 @strict
-class ErnieConfig(PreTrainedConfig):
+class ErnieKgConfig(PreTrainedConfig):
     """Widths and layout of an ERNIE (Zhang et al., ACL 2019). Token-side names and meanings are BERT's.
 
     entity_size: width of an entity vector, 100 in the paper.
@@ -82,6 +82,7 @@ class ErnieConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         _check_names(kwargs)
         _check_sizes(self)
+        _check_values(self)
         _check_pooling(self.pooling, self.num_spans)
         if self.layer_types is None:
             self.layer_types = paper_layer_types(self.num_hidden_layers)
@@ -105,14 +106,19 @@ class ErnieConfig(PreTrainedConfig):
         entity_size: int,
         layer_types: Sequence[str] | None = None,
         **settings: Any,
-    ) -> ErnieConfig:
+    ) -> ErnieKgConfig:
         """The config that lays knowledge layers onto a BERT of any width and depth.
 
         bert_config: widths, dropouts and special ids are taken over. layer_types: None = the paper's proportions.
         settings: further fields of ErnieConfig. Heads of the entity attention: 4 as in the paper where they
         divide entity_size, else 2 or 1, unless given.
+
+        Raises:
+            InputError: a config of another model (RoBERTa counts positions from 2), or a BERT that is not an encoder
+                with absolute positions.
         """
         bert = bert_config.to_dict()
+        _check_is_bert(bert)
         shared = {name: bert[name] for name in _BERT_FIELDS if bert.get(name) is not None}
         if "num_entity_attention_heads" not in settings:
             settings["num_entity_attention_heads"] = next(n for n in (4, 2, 1) if entity_size % n == 0)
@@ -120,6 +126,10 @@ class ErnieConfig(PreTrainedConfig):
         fields: dict[str, Any] = {**shared, "entity_size": entity_size, "layer_types": types, **settings}
         return cls(**fields)
 
+
+ErnieConfig = ErnieKgConfig
+"""The same class. Its own name differs because transformers' Auto classes look a config up by its bare name too, and
+know an ErnieConfig, Baidu's: an Auto class that has none of our heads would build that model from our fields."""
 
 _SIZES = (
     "vocab_size",
@@ -133,6 +143,16 @@ _SIZES = (
     "entity_input_size",
     "num_entity_attention_heads",
 )
+
+_PROBABILITY = (lambda value: 0 <= value < 1, "a probability from 0 to below 1")
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "hidden_dropout_prob": _PROBABILITY,
+    "attention_probs_dropout_prob": _PROBABILITY,
+    "classifier_dropout": _PROBABILITY,
+    "initializer_range": (lambda value: value >= 0, "a standard deviation of at least 0"),
+    "layer_norm_eps": (lambda value: value > 0, "a number above 0 (in YAML 1e-12 is a text, 1.0e-12 a number)"),
+}
+_SWITCHES = ("cls_entity", "no_entity_candidate", "tie_word_embeddings")
 
 _BERT_FIELDS = (
     "vocab_size",
@@ -153,6 +173,15 @@ _BERT_FIELDS = (
 )
 
 
+def _check_is_bert(described: Mapping[str, Any]) -> None:
+    """described: a config's fields. What differs would be read as if it did not."""
+    if described.get("model_type") != "bert":
+        raise InputError(f"knowledge layers go onto a 'bert' config, got {described.get('model_type')!r}")
+    for name, value in (("is_decoder", False), ("position_embedding_type", "absolute")):
+        if described.get(name, value) not in (value, None):
+            raise InputError(f"knowledge layers go onto a BERT with {name}={value!r}, got {described[name]!r}")
+
+
 def _check_layer_types(layer_types: Sequence[str], num_hidden_layers: int) -> None:
     unknown = sorted(set(layer_types) - set(LAYER_TYPES))
     if unknown:
@@ -166,26 +195,38 @@ def _check_layer_types(layer_types: Sequence[str], num_hidden_layers: int) -> No
 
 def _check_names(extra: Mapping[str, object]) -> None:
     """transformers keeps fields that a config does not have; one that nearly is ours was meant."""
-    fields = [name for name in ErnieConfig.__dataclass_fields__ if not name.startswith("_")]
-    for name in extra.keys() - set(dir(ErnieConfig)):
+    fields = [name for name in ErnieKgConfig.__dataclass_fields__ if not name.startswith("_")]
+    for name in extra.keys() - set(dir(ErnieKgConfig)):
         near = difflib.get_close_matches(name, fields, n=1, cutoff=0.88)
         if near:
             raise InputError(f"ErnieConfig has no field {name!r}, did you mean {near[0]}?")
 
 
-def _check_sizes(config: ErnieConfig) -> None:
-    """Sizes are whole numbers from 1, two may be 0; what torch would say of others names none of these fields."""
+def _check_sizes(config: ErnieKgConfig) -> None:
+    """What torch would say of other sizes names none of these fields."""
     for name in _SIZES:
         value = getattr(config, name)
-        if value is not None and (not isinstance(value, int) or value < 1):
+        if value is not None and (type(value) is not int or value < 1):
             raise InputError(f"{name} is a whole number of at least 1, got {value!r}")
-    if config.num_trained_entity_rows < 0 or config.num_trained_entity_rows == 1:
+    rows, padding = config.num_trained_entity_rows, config.pad_token_id
+    if type(rows) is not int or rows < 0 or rows == 1:
         raise InputError(
-            f"num_trained_entity_rows is 0 (a frozen table) or at least 2 (row 0 stands for 'no entity'), "
-            f"got {config.num_trained_entity_rows}"
+            f"num_trained_entity_rows is 0 (a frozen table) or at least 2 (row 0 stands for 'no entity'), got {rows!r}"
         )
-    if config.layer_norm_eps <= 0:
-        raise InputError(f"layer_norm_eps is above 0, got {config.layer_norm_eps}")
+    if padding is not None and (type(padding) is not int or not 0 <= padding < config.vocab_size):
+        raise InputError(f"pad_token_id is a row of the {config.vocab_size} word pieces or None, got {padding!r}")
+
+
+def _check_values(config: ErnieKgConfig) -> None:
+    for name, (holds, meaning) in _RANGES.items():
+        value = getattr(config, name)
+        if value is None and name == "classifier_dropout":
+            continue
+        if not isinstance(value, int | float) or not holds(value):
+            raise InputError(f"{name} is {meaning}, got {value!r}")
+    for name in _SWITCHES:
+        if not isinstance(getattr(config, name), bool):
+            raise InputError(f"{name} is true or false, got {getattr(config, name)!r}")
     if config.hidden_act not in ACT2FN:
         near = difflib.get_close_matches(config.hidden_act, ACT2FN, n=1)
         raise InputError(

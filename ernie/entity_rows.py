@@ -32,8 +32,7 @@ class EntityRows(Mapping[str, int]):
     error: an InputError names the identifier. zero: row 0, "no entity"; the tokenizer counts the mention as
     `unknown_entity` and the text is read without it. description: `describe` gives it a vector, which becomes a row of
     `table` for as long as the process lives (so encode in the process that holds the model's table, not in a loader's
-    workers); without a description as zero. `unknown` and `described` count
-    identifiers met.
+    workers); without a description as zero. `unknown` and `described` count identifiers met.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ from ernie.entity_input import EntityInput
 from ernie.entity_table import EntityTable
 from ernie.errors import InputError
 from ernie.layers import LAYERS, EntitySlots
+from ernie.loading import check_loaded
 from ernie.remote_code import remote_code, write_sources
 
 
@@ -58,6 +59,7 @@ class ErniePreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _keys_to_ignore_on_load_unexpected = [r"position_ids"]
     _no_split_modules = ["ErnieEmbeddings", "TextLayer", "MixLayer", "FuseLayer"]
 
     @torch.no_grad()
@@ -94,6 +96,30 @@ class ErniePreTrainedModel(PreTrainedModel):
         device and dtype."""
         vectors = self.entity_input.lookup(entity_ids)
         return self.entity_input(vectors.to(device=self.device, dtype=self.dtype))
+
+    @classmethod
+    def from_pretrained(  # pyrefly: ignore[bad-override]
+        cls, source: str | PathLike[str] | None, *settings: Any, strict: bool = True, **more: Any
+    ) -> Self:
+        """As transformers loads; a checkpoint of which keys are missing or left over is an InputError (`loading`).
+
+        strict: False takes what fits and leaves the rest fresh, as transformers does: upper layers cut off on purpose.
+        """
+        wanted, mismatched = more.pop("output_loading_info", False), more.pop("ignore_mismatched_sizes", False)
+        checked = strict and more.get("state_dict") is None
+        loaded: Any = super().from_pretrained(
+            source, *settings, output_loading_info=True, ignore_mismatched_sizes=mismatched or checked, **more
+        )
+        model, report = loaded
+        if checked:
+            check_loaded(
+                {**report, "mismatched_keys": ()} if mismatched else report,
+                [name for name, _ in model.named_parameters()],
+                source=str(source),
+                class_name=cls.__name__,
+                encoder="" if isinstance(model, ErnieModel) else f"{cls.base_model_prefix}.",
+            )
+        return loaded if wanted else model
 
     def save_pretrained(self, save_directory: str | PathLike[str], *settings: Any, **more: Any) -> None:
         """As transformers saves (safetensors, config.json), and the source that loads it elsewhere (`remote_code`)."""

@@ -30,6 +30,7 @@ MODULES = (
     "entity_rows",
     "entity_table",
     "layers",
+    "loading",
     "losses.denoising_entity",
     "losses.masked_lm",
     "modeling",
@@ -42,9 +43,10 @@ MODULES = (
 
 SUFFIX = "_ernie_kg"
 AUTO_MAP = {
-    "AutoConfig": f"configuration{SUFFIX}.ErnieConfig",
+    "AutoConfig": f"configuration{SUFFIX}.ErnieKgConfig",
     "AutoModel": f"modeling{SUFFIX}.ErnieModel",
     "AutoModelForPreTraining": f"heads{SUFFIX}.ErnieForPreTraining",
+    "AutoModelForMaskedLM": f"heads{SUFFIX}.ErnieForPreTraining",
     "AutoModelForSequenceClassification": f"heads{SUFFIX}.ErnieForSequenceClassification",
     "AutoModelForTokenClassification": f"heads{SUFFIX}.ErnieForTokenClassification",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,16 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
-from transformers import BertTokenizer, Trainer, TrainingArguments, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    BertTokenizer,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
 
 from ernie import (
     EntityTable,
@@ -168,3 +178,32 @@ def test_pipelines_read_plain_text() -> None:
     assert len(features("a b")[0]) == 4
     mask = pipeline("fill-mask", model=built(ErnieForPreTraining).eval(), tokenizer=tokenizer)
     assert len(mask("a [MASK] b")) == 5
+
+
+def test_every_task_opens_a_folder_by_its_path(tmp_path: Path) -> None:
+    """A path is what users hand over; transformers then chooses the class, by the config's name if nothing better."""
+    tokenizer = BertTokenizer(vocab={word: row for row, word in enumerate(WORDS)})
+    for task, model in {
+        "fill-mask": built(ErnieForPreTraining),
+        "text-classification": built(ErnieForEntityTyping, num_labels=3),
+        "token-classification": built(ErnieForTokenClassification, num_labels=2),
+        "feature-extraction": built(ErnieModel),
+    }.items():
+        folder = str(tmp_path / task)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        opened: Any = pipeline(task, model=folder)
+        assert type(opened.model).__module__.startswith("ernie.")
+        assert opened("a [MASK] b")
+    assert type(AutoModelForMaskedLM.from_pretrained(tmp_path / "fill-mask")) is ErnieForPreTraining
+
+
+def test_a_missing_head_is_told_and_no_other_model_is_built(tmp_path: Path) -> None:
+    """transformers has an ErnieConfig too (Baidu's) and looks classes up by that name: it built its own from ours."""
+    built(ErnieModel).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="Unrecognized configuration class"):
+        AutoModelForQuestionAnswering.from_pretrained(tmp_path)
+    other = AutoConfig.for_model("ernie", hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
+    assert type(AutoModel.from_config(other)).__module__ == "transformers.models.ernie.modeling_ernie"
+    config = built(ErnieModel).config
+    assert pickle.loads(pickle.dumps(config)) == config
