@@ -228,11 +228,18 @@ def classification_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type
     |---|---|---|---|
     | single_label_classification | (batch, num_labels) | (batch,) int, -100 ignored | cross entropy |
     | multi_label_classification | (batch, num_labels) | (batch, num_labels) of 0 and 1 | binary cross entropy |
-    | regression | (batch, 1) or (batch, n) | (batch,) or (batch, n) float | squared error |
+    | regression | (batch, 1) | (batch,) or (batch, 1) numbers | squared error |
+    | regression | (batch, n) | (batch, n) numbers | squared error |
     """
     if problem_type == "single_label_classification":
+        if labels.is_floating_point() or labels.dim() != 1:
+            raise InputError(
+                f"labels of a single_label_classification are integers of shape (batch,), got {labels.dtype} "
+                f"{tuple(labels.shape)}: several labels a text are config.problem_type='multi_label_classification', "
+                f"numbers 'regression'"
+            )
         return labelled_cross_entropy(logits, labels)
-    if problem_type == "regression" and logits.shape[-1] == 1:
+    if problem_type == "regression" and labels.dim() == 1 and logits.shape[-1] == 1:
         logits = logits.squeeze(-1)
     check_targets(logits, labels, problem_type)
     if problem_type == "multi_label_classification":
@@ -249,6 +256,8 @@ def _check_head(config: ErnieConfig) -> None:
         raise InputError(f"problem_type is one of {', '.join(PROBLEM_TYPES)}, got {config.problem_type!r}")
     if not config.num_labels:
         raise InputError(f"a task head needs num_labels of at least 1, got {config.num_labels}")
+    if config.num_labels == 1 and config.problem_type in (None, "single_label_classification"):
+        raise InputError("one label is no choice, its loss is 0 whatever the answer: num_labels of at least 2, got 1")
 
 
 class SpanPooler(nn.Module):
@@ -282,12 +291,15 @@ class PooledClassifier(ErniePreTrainedModel):
     config.num_labels outputs; config.problem_type chooses the loss.
     """
 
-    default_problem_type = "single_label_classification"
+    @staticmethod
+    def problem_type_of(config: ErnieConfig) -> str:
+        """The problem type of a config that names none."""
+        return "single_label_classification"
 
     def __init__(self, config: ErnieConfig) -> None:
         if config.problem_type is None:
             config = copy.deepcopy(config)  # the caller's may build a model of another kind
-            config.problem_type = self.default_problem_type  # pyrefly: ignore[bad-assignment]
+            config.problem_type = self.problem_type_of(config)  # pyrefly: ignore[bad-assignment]
         _check_head(config)
         super().__init__(config)
         self.bert = ErnieModel(config)
@@ -332,7 +344,9 @@ class PooledClassifier(ErniePreTrainedModel):
 class ErnieForEntityTyping(PooledClassifier):
     """Types of a marked mention; several may hold at once unless config.problem_type says otherwise."""
 
-    default_problem_type = "multi_label_classification"
+    @staticmethod
+    def problem_type_of(config: ErnieConfig) -> str:
+        return "multi_label_classification"
 
 
 class ErnieForRelationClassification(PooledClassifier):
@@ -340,7 +354,11 @@ class ErnieForRelationClassification(PooledClassifier):
 
 
 class ErnieForSequenceClassification(PooledClassifier):
-    """A label, labels or a number for a text or a pair of texts."""
+    """A label, labels or a number for a text or a pair of texts; with one label a number, as in transformers."""
+
+    @staticmethod
+    def problem_type_of(config: ErnieConfig) -> str:
+        return "regression" if config.num_labels == 1 else "single_label_classification"
 
 
 class ErnieForTokenClassification(ErniePreTrainedModel):

@@ -134,6 +134,9 @@ class ErnieTokenizer:
         spans, pair_spans: one sequence a text, offsets into that text; no order required, may overlap. max_length: word
         pieces in all, special ones included; longer inputs lose pieces at the end of the longer text, one by one.
         """
+        for name, given in (("texts", texts), ("text_pairs", text_pairs)):
+            if isinstance(given, str):
+                raise InputError(f"{name} is a list of texts, got one text: {given[:40]!r}")
         pairs = [None] * len(texts) if text_pairs is None else list(text_pairs)
         seconds = [()] * len(texts) if pair_spans is None else list(pair_spans)
         if not len(texts) == len(spans) == len(pairs) == len(seconds):
@@ -177,7 +180,7 @@ class ErnieTokenizer:
         for side, (text, spans) in enumerate(sides):
             for span in spans:
                 _check_span(span, text)
-                row = self.entity_rows.get(span.entity, 0)
+                row = self._row_of(span.entity)
                 found = _pieces_of(pieces, span, side, only_first=self.alignment == "first")
                 if kept is not None:
                     found_and_kept = [int(kept[piece]) for piece in found if kept[piece] >= 0]
@@ -195,6 +198,12 @@ class ErnieTokenizer:
         columns = np.array(placed, dtype=np.int64).reshape(-1, 3).T
         entity_ids, positions, span_indices = (np.ascontiguousarray(column) for column in columns)
         return Encoding(input_ids, type_ids, entity_ids, positions, span_indices, dropped, pieces, kept)
+
+    def _row_of(self, entity: str) -> int:
+        row = self.entity_rows.get(entity, 0)
+        if row < 0:
+            raise InputError(f"rows of entities are 1.., entity_rows gives {row} for {entity!r}")
+        return row
 
 
 def _pieces_of(pieces: tokenizers.Encoding, span: EntitySpan, side: int, *, only_first: bool) -> list[int]:
@@ -243,6 +252,8 @@ def _keep_longest_first(sequence_ids: Sequence[int | None], max_length: int) -> 
 
 
 def _check_span(span: EntitySpan, text: str) -> None:
+    if not all(hasattr(span, name) for name in ("start", "end", "entity")):
+        raise InputError(f"a span has start, end and entity, EntitySpan(3, 8, 'Q90'), got {span!r}")
     if not 0 <= span.start < span.end <= len(text):
         raise InputError(
             f"a span lies in its text of {len(text)} code points with start < end, "

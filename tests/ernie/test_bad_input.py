@@ -110,7 +110,8 @@ def test_each_wrong_input_is_one_line(inputs: dict[str, Any], words: str) -> Non
         (ErnieForEntityTyping, {}, full(2, 2, value=7.0), "lie in 0..1, got 7: one column a label"),
         (ErnieForEntityTyping, {}, full(2, 2, value=NAN), "finite numbers, got nan"),
         (ErnieForEntityTyping, {}, full(2), r"shape \(2, 2\), got \(2,\)"),
-        (ErnieForRelationClassification, {}, full(2, value=1.0), "integers, got torch.float32"),
+        (ErnieForRelationClassification, {}, full(2, value=1.0), "are integers .* got torch.float32"),
+        (ErnieForSequenceClassification, {}, full(2, 2), r"got torch.int64 \(2, 2\): several labels a text are config"),
         (ErnieForRelationClassification, {}, full(2, value=2), "lie in 0..1 .* got 2"),
         (
             ErnieForSequenceClassification,
@@ -138,12 +139,27 @@ def test_targets_that_cannot_be_are_refused(
         ({"entitysize": 3}, "no field 'entitysize', did you mean entity_size"),
         ({"hidden_size": "a"}, "hidden_size is a whole number of at least 1, got 'a'"),
         ({"num_attention_heads": 0}, "num_attention_heads is a whole number of at least 1, got 0"),
+        ({"num_hidden_layers": True}, "num_hidden_layers is a whole number of at least 1, got True"),
+        ({"num_trained_entity_rows": 1.5}, "num_trained_entity_rows is 0 .* got 1.5"),
+        ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob is a probability from 0 to below 1, got 1.5"),
+        ({"classifier_dropout": -0.1}, "classifier_dropout is a probability from 0 to below 1, got -0.1"),
+        ({"initializer_range": -1.0}, "initializer_range is a standard deviation .* got -1.0"),
+        ({"layer_norm_eps": "1e-12"}, "layer_norm_eps is a number above 0 .in YAML 1e-12 is a text.* got '1e-12'"),
+        ({"cls_entity": "yes"}, "cls_entity is true or false, got 'yes'"),
+        ({"pad_token_id": 31}, "pad_token_id is a row of the 31 word pieces or None, got 31"),
     ],
 )
 def test_a_config_that_means_something_else_is_refused(settings: dict[str, Any], words: str) -> None:
     """transformers keeps unknown fields without a word: a misspelt width leaves the default in place."""
     with pytest.raises(InputError, match=words):
         built(ErnieForSequenceClassification, **settings)
+
+
+@pytest.mark.parametrize("model_class", [ErnieForRelationClassification, ErnieForTokenClassification])
+def test_one_label_is_no_choice(model_class: type) -> None:
+    """Cross entropy over one class is 0 with gradient 0: a training that learns nothing and looks perfect."""
+    with pytest.raises(InputError, match="one label is no choice"):
+        built(model_class, num_labels=1)
 
 
 def test_a_config_is_not_changed_by_the_head_that_takes_it() -> None:
@@ -172,3 +188,17 @@ def test_fields_of_other_configs_are_kept() -> None:
     for other in (BertConfig(), RobertaConfig(), DistilBertConfig(), ElectraConfig(), ModernBertConfig()):
         fields = {k: v for k, v in other.to_dict().items() if k not in ErnieConfig(**CONFIG).to_dict()}
         assert ErnieConfig(**CONFIG, **fields).hidden_size == 16
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (RobertaConfig(), "go onto a 'bert' config, got 'roberta'"),
+        (BertConfig(is_decoder=True), "a BERT with is_decoder=False, got True"),
+        (BertConfig(position_embedding_type="relative_key"), "position_embedding_type='absolute', got 'relative_key'"),
+    ],
+)
+def test_knowledge_goes_onto_bert_alone(config: Any, words: str) -> None:
+    """A RoBERTa's fields have a BERT's names; its positions begin at 2, and nothing would say so."""
+    with pytest.raises(InputError, match=words):
+        ErnieConfig.from_bert(config, entity_size=8)

@@ -395,8 +395,11 @@ def test_other_problem_types_and_wrong_labels() -> None:
     regression = built(ErnieForSequenceClassification, num_labels=1, problem_type="regression")
     out = regression(**batch(), labels=torch.tensor([0.5, 2.0]))
     torch.testing.assert_close(out.loss, (out.logits[:, 0] - torch.tensor([0.5, 2.0])).square().mean())
-    with pytest.raises(InputError, match=r"shape \(2,\), got \(2, 1\)"):
-        regression(**batch(), labels=torch.zeros(2, 1))
+    column = torch.tensor([[0.5], [2.0]])
+    torch.testing.assert_close(regression(**batch(), labels=column).loss, out.loss)
+    with pytest.raises(InputError, match=r"shape \(2, 1\), got \(2, 2\)"):
+        regression(**batch(), labels=torch.zeros(2, 2))
+    assert built(ErnieForSequenceClassification, num_labels=1).config.problem_type == "regression"
     typing = built(ErnieForEntityTyping, num_labels=3)
     with pytest.raises(InputError, match=r"shape \(2, 3\), got \(2,\)"):
         typing(**batch(), labels=torch.tensor([0, 1]))

@@ -181,6 +181,12 @@ def test_wrong_calls_are_named(tokenizer: ErnieTokenizer, tmp_path: Path) -> Non
         tokenizer.encode(["a", "b"], [[]], max_length=8)
     with pytest.raises(InputError, match="pair_spans need text_pairs"):
         tokenizer.encode(["a"], [[]], pair_spans=[[EntitySpan(0, 1, "Q1")]], max_length=8)
+    with pytest.raises(InputError, match="texts is a list of texts, got one text: 'ab'"):
+        tokenizer.encode("ab", [[], []], max_length=8)
+    with pytest.raises(InputError, match=r"start, end and entity, .* got \(0, 1, 'Q1'\)"):
+        tokenizer.encode(["a"], [[(0, 1, "Q1")]], max_length=8)  # type: ignore[list-item]
+    with pytest.raises(InputError, match="gives -1 for 'Q1'"):
+        ErnieTokenizer(small_tokenizer(), {"Q1": -1}).encode(["a"], [[EntitySpan(0, 1, "Q1")]], max_length=8)
     with pytest.raises(InputError, match="max_length=1"):
         tokenizer.encode(["a"], [[]], max_length=1)
     with pytest.raises(InputError, match="no tokenizer folder"):
