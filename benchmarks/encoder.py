@@ -104,12 +104,13 @@ def text(rows: int, length: int, *, real: np.ndarray | None = None) -> Inputs:
 
 
 def with_entities(contestant: str, inputs: Inputs) -> Inputs:
-    """ENTITIES vectors at evenly spread pieces, packed, or in the slots of all pieces with the rest masked."""
+    """ENTITIES vectors at evenly spread real pieces, packed, or in the slots of all pieces with the rest masked."""
     if contestant == "bert":
         return inputs
     rows, length = inputs["input_ids"].shape
     slots = length if contestant == "per_token" else ENTITIES
-    places = torch.linspace(1, max(1, length - 2), ENTITIES).long().expand(rows, -1)
+    real = inputs["attention_mask"].sum(1, keepdim=True)
+    places = (torch.linspace(0, 1, ENTITIES) * (real - 2).clamp(min=0)).long() + (real > 1).long()
     positions = torch.arange(length).expand(rows, -1) if contestant == "per_token" else places
     mask = torch.zeros(rows, length, dtype=torch.long).scatter(1, places, 1)
     return {
