@@ -17,19 +17,24 @@ class Stage:
     """One command.
 
     module: where `run(config) -> Path` and the config class stand. config: the class's name. summary: a line of help.
-    places: keys that bare words on the command line stand for, in this order.
+    places: keys that bare words on the command line stand for, in this order. explains: the module has
+    `explained(config) -> str` too, which `--explain` prints in place of a run.
     """
 
     module: str
     config: str
     summary: str
     places: tuple[str, ...] = ()
+    explains: bool = False
 
     def config_class(self) -> type[Any]:
         return getattr(importlib.import_module(self.module), self.config)
 
     def run(self, config: StageConfig) -> Path:
         return importlib.import_module(self.module).run(config)
+
+    def explain(self, config: StageConfig) -> str:
+        return importlib.import_module(self.module).explained(config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +84,41 @@ STAGES: dict[str, Stage] = {
     ),
     "pretrain prepare": Stage("pretrain.prepare", "PrepareConfig", "training instances from linked shards"),
     "pretrain run": Stage("pretrain.run", "PretrainConfig", "knowledge-enhanced checkpoint from a BERT and instances"),
+    "student build": Stage(
+        "pretrain.student", "BuildConfig", "a student cut from its teacher, measured before any training"
+    ),
+    "student import": Stage("pretrain.import_tinybert", "ImportConfig", "a released TinyBERT as a model folder"),
+    "pretrain distill": Stage(
+        "pretrain.distill", "DistillConfig", "small student of a pre-trained model, on plain linked text", explains=True
+    ),
     "finetune examples": Stage(
         "finetune.examples", "ExamplesConfig", "labelled task examples from a graph and a corpus"
     ),
-    "finetune run": Stage("finetune.run", "FinetuneConfig", "task model: entity typing or relation classification"),
+    "finetune import": Stage(
+        "finetune.importing", "ImportConfig", "task examples from Open Entity, FewRel, TACRED, GLUE, CoNLL and others"
+    ),
+    "finetune convert": Stage("finetune.converting", "ConvertConfig", "task examples written in one of those layouts"),
+    "finetune augment": Stage(
+        "finetune.augment.stage", "AugmentConfig", "more training examples: words exchanged for likely or near ones"
+    ),
+    "finetune run": Stage(
+        "finetune.run", "FinetuneConfig", "task model: entity typing, relations, sequences, tagged words"
+    ),
     "finetune predict": Stage("finetune.predict", "PredictConfig", "labels for new text from a task model"),
-    "finetune distill": Stage("finetune.distill", "DistillConfig", "small student of a task model, in two phases"),
+    "finetune distill": Stage(
+        "finetune.distill", "DistillConfig", "small student of a task model, in two phases", explains=True
+    ),
+    "finetune matcher": Stage(
+        "finetune.paraphrase.matcher", "MatcherConfig", "a model that tells whether two sentences say the same"
+    ),
+    "finetune paraphrase": Stage(
+        "finetune.paraphrase.train", "ParaphraseConfig", "a generator of paraphrases, from targets or rewards (RbM)"
+    ),
+    "paraphrase evaluate": Stage(
+        "finetune.paraphrase.evaluate",
+        "EvaluateConfig",
+        "generators beside copying, by counts and by judges that rewarded none",
+    ),
     "export": Stage(
         "finetune.export", "ExportConfig", "safetensors, ONNX and int8 files, each checked against its origin"
     ),
@@ -92,6 +126,13 @@ STAGES: dict[str, Stage] = {
 }
 
 VIEWS: dict[str, View] = {
+    "explore": View(
+        "ernie_kg.explorer.config",
+        "ExploreConfig",
+        "explore",
+        "a page on this machine: link text, walk the graph, ask the models of a run",
+        places=("folder",),
+    ),
     "link text": View(
         "entity_linking.views", "TextConfig", "text", "the links of a text, with the reasons for each", places=("text",)
     ),
@@ -100,6 +141,9 @@ VIEWS: dict[str, View] = {
     ),
     "link evaluate": View(
         "entity_linking.views", "EvaluateConfig", "evaluate", "a linker's figures against gold links", places=("gold",)
+    ),
+    "paraphrase text": View(
+        "finetune.paraphrase.views", "TextConfig", "text", "a sentence said otherwise", places=("generator", "text")
     ),
     "kg info": View(
         "kg.views", "InfoConfig", "info", "tables of a graph: counts, degrees, components, relations", places=("graph",)

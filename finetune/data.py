@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import orjson
 
+from finetune.marking import Marked, mark, marks_cut_off, read_pieces
 from finetune.metrics import UNSEEN
-from finetune.tasks.schema import EntityLink, Example, Span, check_span, read_examples
+from finetune.sequence_metrics import OUTSIDE
+from finetune.tasks.schema import WORD, EntityLink, Example, read_examples
 from finetune.tasks.spec import TaskSpec
 from kg.artifact import open_artifact
 from kg.errors import InputError
@@ -20,15 +23,30 @@ if TYPE_CHECKING:
     import torch
 
     from entity_linking.records import LinkedDocument
-    from ernie import ErnieTokenizer
+    from ernie import Encoding, ErnieTokenizer
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 Entities = Literal["given", "none"]
+ENCODED = ("input_ids", "token_type_ids", "entity_ids", "entity_positions")
+"""Fields of an encoding that are features."""
+BESIDE_THE_MODEL = ("num_unseen_labels", "word_positions", "word_labels")
+"""Features that scoring needs and the model does not take."""
 
 
 def add_markers(tokenizer: ErnieTokenizer, spec: TaskSpec) -> int:
-    """Makes the task's marks special pieces of the tokenizer; returns how many were new."""
+    """Makes the task's marks special pieces of the tokenizer; returns how many were new.
+
+    Raises:
+        InputError: a mark that is no special piece has no word piece in this vocabulary.
+    """
+    fast = tokenizer.fast_tokenizer
+    plain = {word for pair in spec.markers.values() for mark in pair for word in mark.split() if word[0] not in "[{"}
+    unknown = sorted(word for word in plain if fast.unk_token in fast.tokenize(word))
+    if unknown:
+        raise InputError(
+            f"the marks {', '.join(unknown)} have no word piece in this tokenizer's vocabulary; choose another marking"
+        )
     return tokenizer.fast_tokenizer.add_special_tokens(
         {"extra_special_tokens": spec.marker_tokens}, replace_extra_special_tokens=False
     )
@@ -51,15 +69,21 @@ def read_linked_documents(linked: Path | None, examples: Sequence[Example]) -> d
     return {document.id: document for document in read_linked(linked) if document.id in wanted}
 
 
-def load_examples(folder: Path, split: Split) -> list[Example]:
-    """The examples of one split of a `finetune examples` artifact.
+EXAMPLE_STAGES = ("finetune examples", "finetune import", "finetune augment")
+"""What writes a folder of task examples."""
+TASK_DESCRIPTION = "task.json"
+"""Beside imported examples: `task` and `scorer`, as their format has them."""
+
+
+def load_examples(folder: Path, split: Split, *, may_be_empty: bool = False) -> list[Example]:
+    """The examples of one split of a `finetune examples` or `finetune import` artifact.
 
     Raises:
-        InputError: no such artifact, a bad line, or a split without any example.
+        InputError: no such artifact, a bad line, or a split without any example, unless it may be empty.
     """
-    open_artifact(folder, stage="finetune examples")
+    open_artifact(folder, stage=EXAMPLE_STAGES)
     examples = list(read_examples(Path(folder) / f"{split}.jsonl"))
-    if not examples:
+    if not examples and not may_be_empty:
         raise InputError(
             f"{folder}/{split}.jsonl holds no examples; give `finetune examples` more text, or a larger {split} share"
         )
@@ -67,25 +91,38 @@ def load_examples(folder: Path, split: Split) -> list[Example]:
 
 
 def load_labels(folder: Path) -> list[str]:
-    """All label names of a `finetune examples` artifact, sorted."""
-    open_artifact(folder, stage="finetune examples")
+    """All label names of a folder of task examples, sorted."""
+    open_artifact(folder, stage=EXAMPLE_STAGES)
     return orjson.loads((Path(folder) / "labels.json").read_bytes())
 
 
+def described_task(folder: Path) -> dict[str, str]:
+    """`task` and `scorer` of imported examples; empty for examples made from a graph, whose task the user names."""
+    path = Path(folder) / TASK_DESCRIPTION
+    return orjson.loads(path.read_bytes()) if path.is_file() else {}
+
+
 def labels_of(example: Example) -> tuple[str, ...]:
-    """The example's label names, one or several."""
+    """The example's label names, one or several; of tagged words every tag."""
+    words = tuple(span.type for span in example.spans if span.role == WORD and span.type is not None)
+    if words:
+        return words
     if example.labels is not None:
         return example.labels
     return (example.label,) if example.label is not None else ()
 
 
 def label_rows(examples: Sequence[Example]) -> dict[str, int]:
-    """Label name -> row, in alphabetical order, over the labels of these (training) examples.
+    """Label name -> row, in alphabetical order, over the labels of these (training) examples; the tag `O` of words
+    comes first. A regression has the one label `value`.
 
     Raises:
         InputError: fewer than two different labels: there is nothing to tell apart.
     """
-    names = sorted({name for example in examples for name in labels_of(example)})
+    if examples and all(example.value is not None for example in examples):
+        return {"value": 0}
+    found_names = {name for example in examples for name in labels_of(example)}
+    names = sorted(found_names, key=lambda name: (name != OUTSIDE, name))
     if len(names) < 2:
         found = f"only {names[0]!r}" if names else "none"
         raise InputError(
@@ -107,49 +144,43 @@ def encode_examples(
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     """One feature dictionary an example, in their order, and what was cut or left out, by reason.
 
-    A feature holds `input_ids`, `token_type_ids`, `entity_ids`, `entity_positions` (numpy, unpadded) and `labels`: a
-    class row (`metrics.UNSEEN` for a label outside `label_to_id`), or for a multi-label task a float32 vector
-    (num_labels,) beside `num_unseen_labels`. An example without an answer has no `labels`. No example is dropped: one
-    that `max_length` cuts is counted under `examples_cut_by_max_length` and scored like the others.
+    A feature holds `input_ids`, `token_type_ids`, `entity_ids`, `entity_positions` (numpy, unpadded), `spans` where the
+    head reads them (`marking.read_pieces`), and `labels`: a class row (`metrics.UNSEEN` for a label outside
+    `label_to_id`), a float for a regression, or for a multi-label task a float32 vector (num_labels,) beside
+    `num_unseen_labels`. Tagged words have labels of their pieces, `word_positions` and `word_labels`. An example
+    without an answer has no `labels`. No example is dropped: one that `max_length` cuts is counted under
+    `examples_cut_by_max_length` and scored like the others.
 
     tokenizer: knows the marks of `spec` (`add_markers`). linked: documents by id, whose mentions inside an example's
     part of its document become links beside its own; `entities="none"` leaves all links out.
     """
     counts: Counter[str] = Counter()
-    texts, spans = [], []
+    marked = []
     for example in examples:
         links = joined_links(example, linked, counts) if entities == "given" else ()
-        text, moved = mark(example, spec=spec, links=links)
-        texts.append(text)
-        spans.append(moved)
-    features = _encode(texts, spans, examples, tokenizer, max_length, counts)
-    marks = np.array(tokenizer.fast_tokenizer.convert_tokens_to_ids(spec.marker_tokens))
-    for example, feature in zip(examples, features, strict=True):
-        feature.update(_answer(example, spec, label_to_id, counts))
-        num_marks = 2 * sum(span.role in spec.markers for span in example.spans)
-        counts["examples_with_a_mark_cut_off"] += int(np.isin(feature["input_ids"], marks).sum()) < num_marks
+        marked.append(mark(example, spec=spec, links=links))
+    encodings = _encode(marked, examples, tokenizer, max_length)
+    features = []
+    for example, text, encoding in zip(examples, marked, encodings, strict=True):
+        counts.update({f"link_{reason}": count for reason, count in encoding.dropped.items()})
+        counts["examples_cut_by_max_length"] += encoding.kept is not None
+        counts["examples_with_a_mark_cut_off"] += marks_cut_off(text, encoding)
+        feature = {name: getattr(encoding, name) for name in ENCODED}
+        if spec.pooling != "cls":
+            feature["spans"] = read_pieces(text, encoding, spec)
+        if spec.of_tokens:
+            feature.update(_words(text, example, encoding, label_to_id, counts))
+        else:
+            feature.update(_answer(example, spec, label_to_id, counts))
+        features.append(feature)
     return features, +counts
 
 
-def mark(example: Example, *, spec: TaskSpec, links: Sequence[EntityLink] = ()) -> tuple[str, list[EntityLink]]:
-    """The text with the marks of its spans put in, and the links moved along.
-
-    `Kyiv is old` with a mention [0, 4) becomes `[ENT] Kyiv [/ENT] is old`, a link [0, 4) becomes [6, 10). A link still
-    covers the same characters; one with a mark strictly inside ends before that mark (its first piece, where the
-    entity sits, stays). Spans of roles the task has no marks for stay unmarked.
-
-    Raises:
-        InputError: a span or link is empty or leaves the text.
-    """
-    for item in (*example.spans, *links):
-        check_span(item.start, item.end, example.text, lambda fault: f"example {example.id!r}: span {fault}")
-    insertions = _insertions(example.spans, spec)
-    pieces, done = [], 0
-    for position, _, token in insertions:
-        pieces += [example.text[done:position], token]
-        done = position
-    pieces.append(example.text[done:])
-    return "".join(pieces), [_moved(link, insertions) for link in links]
+def with_joined_links(
+    examples: Sequence[Example], linked: Mapping[str, LinkedDocument] | None, counts: Counter[str]
+) -> list[Example]:
+    """The examples with the links of their documents among their own (`joined_links`)."""
+    return [replace(example, links=joined_links(example, linked, counts)) for example in examples]
 
 
 def joined_links(
@@ -187,7 +218,7 @@ def collate(features: Sequence[Mapping[str, Any]], *, pad_token_id: int) -> dict
     """
     from ernie import pad_batch
 
-    inputs = [{name: value for name, value in f.items() if name != "num_unseen_labels"} for f in features]
+    inputs = [{name: value for name, value in f.items() if name not in BESIDE_THE_MODEL} for f in features]
     batch = pad_batch(inputs, pad_token_id=pad_token_id)
     if batch["entity_ids"].shape[1]:
         return batch
@@ -199,57 +230,41 @@ def lengths_of(features: Sequence[Mapping[str, Any]]) -> list[int]:
     return [len(feature["input_ids"]) for feature in features]
 
 
-def _insertions(spans: Sequence[Span], spec: TaskSpec) -> list[tuple[int, int, str]]:
-    """(position, order, token): at one position a closing mark stands before an opening one."""
-    found = []
-    for span in spans:
-        if span.role in spec.markers:
-            opening, closing = spec.markers[span.role]
-            found += [(span.start, 1, f"{opening} "), (span.end, 0, f" {closing}")]
-    return sorted(found)
-
-
-def _moved(link: EntityLink, insertions: Sequence[tuple[int, int, str]]) -> EntityLink:
-    """Marks at the link's start go before it, those at its end behind it."""
-    shift = sum(len(token) for position, _, token in insertions if position <= link.start)
-    inside = [position for position, _, _ in insertions if link.start < position < link.end]
-    end = min(inside, default=link.end)
-    return EntityLink(start=link.start + shift, end=end + shift, entity=link.entity, score=link.score)
-
-
 def _encode(
-    texts: list[str],
-    spans: list[list[EntityLink]],
-    examples: Sequence[Example],
-    tokenizer: ErnieTokenizer,
-    max_length: int,
-    counts: Counter[str],
-) -> list[dict[str, Any]]:
+    marked: Sequence[Marked], examples: Sequence[Example], tokenizer: ErnieTokenizer, max_length: int
+) -> list[Encoding]:
     from ernie import EntitySpan
 
     pairs = [example.text_pair or "" for example in examples]
-    encodings = tokenizer.encode(
-        texts,
-        [[EntitySpan(start=k.start, end=k.end, entity=k.entity) for k in links] for links in spans],
+    return tokenizer.encode(
+        [text.text for text in marked],
+        [[EntitySpan(start=k.start, end=k.end, entity=k.entity) for k in text.links] for text in marked],
         text_pairs=pairs if any(pairs) else None,
         max_length=max_length,
     )
-    features = []
-    for encoding in encodings:
-        counts.update({f"link_{reason}": count for reason, count in encoding.dropped.items()})
-        counts["examples_cut_by_max_length"] += encoding.kept is not None
-        features.append(
-            {
-                "input_ids": encoding.input_ids,
-                "token_type_ids": encoding.token_type_ids,
-                "entity_ids": encoding.entity_ids,
-                "entity_positions": encoding.entity_positions,
-            }
-        )
-    return features
+
+
+def _words(
+    marked: Marked, example: Example, encoding: Encoding, label_to_id: Mapping[str, int], counts: Counter[str]
+) -> dict[str, Any]:
+    """The first piece of every word (-1 where it was cut off), its tag's row, and the rows as labels of the pieces."""
+    words = [span for span in marked.spans if span.role == WORD]
+    found = [next((p for c in range(w.start, w.end) if (p := encoding.piece_at(c)) is not None), -1) for w in words]
+    positions = np.array(found, dtype=np.int64)
+    counts["words_cut_by_max_length"] += int((positions < 0).sum())
+    tags = [span.type for span in example.spans if span.role == WORD]
+    if any(tag is None for tag in tags):
+        return {"word_positions": positions}
+    counts["label_unseen_in_training"] += sum(tag not in label_to_id for tag in tags)
+    rows = np.array([label_to_id.get(str(tag), UNSEEN) for tag in tags], dtype=np.int64)
+    labels = np.full(len(encoding.input_ids), UNSEEN, dtype=np.int64)
+    labels[positions[positions >= 0]] = rows[positions >= 0]
+    return {"word_positions": positions, "word_labels": rows, "labels": labels}
 
 
 def _answer(example: Example, spec: TaskSpec, label_to_id: Mapping[str, int], counts: Counter[str]) -> dict[str, Any]:
+    if spec.problem_type == "regression":
+        return {} if example.value is None else {"labels": np.float32(example.value)}
     names = labels_of(example)
     unseen = [name for name in names if name not in label_to_id]
     counts.update("label_unseen_in_training" for _ in unseen)

@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
-import orjson
+from typing import Literal
 
 from ernie.training.configuration import TrainingConfig
-from finetune.data import (
-    SPLITS,
-    Entities,
-    Split,
-    collate,
-    encode_examples,
-    label_rows,
-    lengths_of,
-    load_examples,
-    read_entity_rows,
-    read_linked_documents,
-)
-from finetune.tasks import TASKS, TaskSpec, for_examples
-from finetune.tasks.schema import Example
-from kg.artifact import ArtifactWriter, write_artifact
+from finetune.controls import LinkControl, Metadata
+from finetune.data import Entities
+from finetune.tasks.spec import Pooling
+from kg.artifact import write_artifact
 from kg.errors import InputError
-from kg.progress import progress
-from kg.sources import resolve_source, source_path
-
-if TYPE_CHECKING:
-    from ernie import ErnieTokenizer
-    from ernie.modeling import ErniePreTrainedModel
-    from ernie.training import TrainingResult
-    from finetune.evaluation import Evaluation
+from kg.sources import source_path
 
 STAGE = "finetune run"
-CHECKPOINTS = "checkpoints"
-PREDICTIONS = "predictions.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +23,14 @@ class FinetuneConfig:
 
     output: Path
     """Folder to write."""
-    task: str
-    """A key of finetune.tasks.TASKS."""
+    task: str = ""
+    """A key of finetune.tasks.TASKS; empty: the one that imported examples are for."""
     examples: Path
-    """Artifact of `finetune examples`."""
+    """Artifact of `finetune examples` or `finetune import`."""
     model: Path
     """Pretrained ERNIE folder, or a plain BERT folder (a path or `package:NAME/path`)."""
-    vectors: Path
-    """Artifact of `kg embed`: the entities' vectors."""
+    vectors: Path | None = None
+    """Artifact of `kg embed`: the entities' vectors; none for a task of text alone (`entities: none`)."""
     linked: Path | None = None
     """Artifact of `link`; its mentions join the examples' own links."""
     training: TrainingConfig = field(
@@ -64,12 +39,36 @@ class FinetuneConfig:
         )
     )
     """The loop's settings; every `eval_every` steps dev is scored, and the best weights are kept."""
+    patience: int = 0
+    """Stops after so many evaluations in a row without a better score on dev; 0 never."""
+    layer_decay: float = 1.0
+    """Each layer learns at so many times the rate of the layer above it, in (0, 1]."""
+    head_learning_rate: float = 0.0
+    """Peak rate of the head; 0 takes training.learning_rate."""
+    entity_learning_rate: float = 0.0
+    """Peak rate of the knowledge layers' entity side; 0 takes the rate of its layer."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: every class weighs the same in the loss, however rare (one label an example, or one a word)."""
     max_length: int = 96
     """Word pieces a text is cut to; cut examples are counted and scored."""
+    marking: str = "special"
+    """How spans are marked in the text, a key of finetune.tasks.marks.MARKINGS."""
+    pooling: Pooling = "cls"
+    """What the head reads: cls, the start (opening mark) of every marked span, or the mean of its pieces."""
+    scorer: str = ""
+    """A key of finetune.scorers.SCORERS; empty: that of imported examples, or the one of the kind of answer."""
+    argmax_fallback: bool = False
+    """Several labels: the likeliest is always predicted, as the first implementation did for FIGER."""
     entities: Entities = "given"
     """given: the links of the examples. none: text alone."""
     entity_control: Literal["true", "zero", "shuffled", "random"] = "true"
     """Which vectors the entities get; all but `true` are controls."""
+    link_control: LinkControl = "true"
+    """shuffled: the links' entities are exchanged among all examples, a control."""
+    metadata: Metadata = "none"
+    """types, descriptions: those of the linked entities are read as plain words behind the text."""
+    graph: Path | None = None
+    """Graph artifact that `metadata` takes its words from."""
     max_train: int = 0
     """Train on so many examples, drawn by seed; 0 is all."""
     max_dev: int = 0
@@ -78,217 +77,47 @@ class FinetuneConfig:
     """Examples a batch where nothing is trained."""
     seed: int = 0
     """Of the head, dropout, order and every drawing."""
+    seeds: tuple[int, ...] = ()
+    """Trains one model a seed, on the same drawn examples; the one that dev likes best is the model of the folder.
+    Empty: `seed` alone."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.layer_decay <= 1:
+            raise InputError(f"layer_decay must lie in (0, 1], but is {self.layer_decay}")
+        for name in ("patience", "head_learning_rate", "entity_learning_rate"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must be at least 0, but is {getattr(self, name)}")
+        if self.entities == "given" and self.vectors is None:
+            raise InputError("entities are given to the model by vectors: name `vectors`, or set entities to none")
+        if self.metadata != "none" and self.graph is None:
+            raise InputError(f"metadata {self.metadata!r} come from a graph; name `graph`")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise InputError(f"seeds {list(self.seeds)} name one twice; the same seed trains the same model")
 
     def inputs(self) -> dict[str, Path]:
-        linked = {"linked": self.linked} if self.linked is not None else {}
-        return {
-            "examples": self.examples,
-            "model": source_path(self.model),
-            "vectors": self.vectors,
-            **linked,
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Task:
-    """What training and scoring share."""
-
-    spec: TaskSpec
-    model: ErniePreTrainedModel
-    tokenizer: ErnieTokenizer
-    label_to_id: dict[str, int]
-    features: Mapping[Split, list[dict[str, Any]]]
-    examples: Mapping[Split, list[Example]]
-
-    @property
-    def pad_token_id(self) -> int:
-        return self.tokenizer.pad_token_id
+        optional = {"vectors": self.vectors, "linked": self.linked, "graph": self.graph}
+        given = {name: path for name, path in optional.items() if path is not None}
+        return {"examples": self.examples, "model": source_path(self.model), **given}
 
 
 def run(config: FinetuneConfig) -> Path:
     """Trains, keeps the weights dev liked best, scores test once, writes the model folder and test predictions.
 
-    Goes on from its last checkpoint when interrupted.
+    With several seeds the folder holds the model of the seed that dev liked best, every seed's figures and predictions,
+    and over the seeds mean, standard deviation and a bootstrap interval. Without a test set dev gives the final figures
+    (`scored_split` in the manifest says which). Goes on from its last checkpoint when interrupted.
 
     Raises:
         InputError: unknown task, bad or empty examples, fewer than two labels, a model with another head.
     """
-    if config.task not in TASKS:
-        raise InputError(f"task {config.task!r} is unknown; there are {', '.join(sorted(TASKS))}")
+    from finetune.prepared import prepare
+    from finetune.seeds import record, train_seed
+
     with write_artifact(config, stage=STAGE, resumable=True) as writer:
-        task = _prepare(config, writer)
-        result = _train(config, task, writer.path / CHECKPOINTS)
-        _record_training(writer, result, task.spec)
-        _record_test(config, task, writer)
-        _save(config, task, writer)
+        prepared = prepare(config)
+        writer.counts.update(prepared.counts)
+        writer.dropped.update(prepared.dropped)
+        for seed in config.seeds or (config.seed,):
+            train_seed(config, prepared, seed, writer.path)
+        record(config, prepared, writer)
     return config.output
-
-
-def _prepare(config: FinetuneConfig, writer: ArtifactWriter) -> _Task:
-    from ernie import EntityTable, ErnieTokenizer
-    from finetune.task_model import build_classifier, check_model_folder
-
-    examples = _examples(config)
-    spec = for_examples(TASKS[config.task], examples["train"])
-    for split in SPLITS[1:]:
-        if for_examples(spec, examples[split]).problem_type != spec.problem_type:
-            raise InputError(f"{config.examples}: {split} carries another kind of label than train; give all the same")
-    label_to_id = label_rows(examples["train"])
-    folder = resolve_source(config.model)
-    check_model_folder(folder)
-    tokenizer = ErnieTokenizer.from_pretrained(folder, read_entity_rows(config.vectors))
-    table = EntityTable.open(config.vectors).controlled(config.entity_control, config.seed)
-    model = build_classifier(
-        folder,
-        spec=spec,
-        tokenizer=tokenizer,
-        label_to_id=label_to_id,
-        entity_size=table.entity_size,
-        seed=config.seed,
-    )
-    model.attach_entity_table(table)
-    features = {}
-    for split in SPLITS:
-        features[split], counts = encode_examples(
-            examples[split],
-            spec=spec,
-            tokenizer=tokenizer,
-            label_to_id=label_to_id,
-            max_length=config.max_length,
-            linked=read_linked_documents(config.linked, examples[split]),
-            entities=config.entities,
-        )
-        writer.counts.update({split: len(examples[split]), f"{split}_links": _num_links(features[split])})
-        writer.dropped.update({f"{split}_{reason}": count for reason, count in counts.items()})
-    writer.counts["labels"] = len(label_to_id)
-    return _Task(
-        spec=spec,
-        model=model,
-        tokenizer=tokenizer,
-        label_to_id=label_to_id,
-        features=features,
-        examples=examples,
-    )
-
-
-def _train(config: FinetuneConfig, task: _Task, checkpoints: Path) -> TrainingResult:
-    from ernie.training import ExampleBatches, train
-    from finetune.evaluation import evaluate
-
-    features = task.features["train"]
-    batches = ExampleBatches(
-        features,
-        lengths=lengths_of(features),
-        batch_size=config.training.batch_size,
-        seed=config.seed,
-        collate=lambda chosen, epoch, rows: collate(chosen, pad_token_id=task.pad_token_id),
-    )
-
-    def score_dev(model) -> dict[str, float]:
-        return evaluate(
-            model,
-            task.features["dev"],
-            spec=task.spec,
-            batch_size=config.eval_batch_size,
-            pad_token_id=task.pad_token_id,
-        ).metrics
-
-    with progress(f"fine-tuning {config.task}", config.training.max_steps) as shown:
-
-        def on_step(step: int, losses: dict[str, float]) -> None:
-            shown.advance(step - shown.done, loss=losses["loss"])
-
-        return train(
-            task.model,
-            batches=batches,
-            compute_losses=lambda model, batch: {"loss": model(**batch).loss},
-            config=config.training,
-            seed=config.seed,
-            checkpoint_folder=checkpoints,
-            evaluate=score_dev,
-            on_step=on_step,
-            keep_best=task.spec.primary_metric,
-        )
-
-
-def _record_training(writer: ArtifactWriter, result: TrainingResult, spec: TaskSpec) -> None:
-    writer.figures |= {
-        "loss_curve": [{"step": entry["step"], "loss": entry["loss"]} for entry in result.history],
-        "dev_curve": result.evaluations,
-        "num_dev_evaluations": len(result.evaluations),
-        "best_step": result.best_step,
-        "best_dev": max(entry[spec.primary_metric] for entry in result.evaluations),
-        "steps": result.steps,
-        "stopped_by": result.stopped_by,
-        "tokens_per_second": round(result.tokens_per_second, 1),
-        "precision": result.precision.name,
-    }
-
-
-def _record_test(config: FinetuneConfig, task: _Task, writer: ArtifactWriter) -> None:
-    """Scores test with the chosen weights, and once more with the entities taken away, beside the majority's score."""
-    from finetune import metrics
-    from finetune.evaluation import evaluate, gold_labels, predictions, primary_score, widen, without_entities
-
-    settings = {"spec": task.spec, "batch_size": config.eval_batch_size, "pad_token_id": task.pad_token_id}
-    with progress("scoring test", 2) as shown:
-        found = evaluate(task.model, task.features["test"], **settings)
-        shown.advance()
-        writer.figures["test"] = found.metrics
-        if config.entities == "given":
-            bare = [without_entities(feature) for feature in task.features["test"]]
-            writer.figures["test_without_entities"] = evaluate(task.model, bare, **settings).metrics
-            shown.advance()
-    predicted = predictions(found.logits, spec=task.spec)
-    if task.spec.multi_label:
-        predicted = widen(predicted, found.labels)
-    low, high = metrics.bootstrap_interval(primary_score(task.spec), predicted, found.labels, seed=config.seed)
-    name = task.spec.primary_metric
-    writer.figures["test_interval_95"] = {name: [low, high]}
-    note = ""
-    if not task.spec.multi_label:
-        train_gold = gold_labels(task.features["train"], spec=task.spec)
-        majority = metrics.majority_baseline(train_gold, found.labels)
-        writer.figures["majority_baseline"] = majority
-        note = f" (majority {majority[name]:.1%})"
-    writer.headline = f"test {name} {found.metrics[name]:.1%}{note}, {len(found.labels):,} examples"
-    _write_predictions(writer.path / PREDICTIONS, task, found)
-
-
-def _write_predictions(path: Path, task: _Task, found: Evaluation) -> None:
-    from finetune.evaluation import prediction_records
-
-    names = sorted(task.label_to_id, key=task.label_to_id.__getitem__)
-    records = prediction_records(task.examples["test"], found.logits, names=names, spec=task.spec)
-    path.write_bytes(b"".join(orjson.dumps(record) + b"\n" for record in records))
-
-
-def _save(config: FinetuneConfig, task: _Task, writer: ArtifactWriter) -> None:
-    from finetune.task_model import save_task_model
-
-    save_task_model(
-        writer.path,
-        model=task.model,
-        tokenizer=task.tokenizer,
-        spec=task.spec,
-        max_length=config.max_length,
-        entities=config.entities,
-    )
-    shutil.rmtree(writer.path / CHECKPOINTS)
-
-
-def _examples(config: FinetuneConfig) -> dict[Split, list[Example]]:
-    limits: dict[Split, int] = {"train": config.max_train, "dev": config.max_dev, "test": 0}
-    return {split: _drawn(load_examples(config.examples, split), limits[split], config.seed) for split in SPLITS}
-
-
-def _drawn(examples: Sequence[Example], limit: int, seed: int) -> list[Example]:
-    """`limit` of the examples (0: all), drawn without replacement, in their order."""
-    if limit <= 0 or limit >= len(examples):
-        return list(examples)
-    rows = np.random.default_rng(seed).permutation(len(examples))[:limit]
-    return [examples[row] for row in sorted(rows)]
-
-
-def _num_links(features: Sequence[Mapping[str, Any]]) -> int:
-    return sum(len(feature["entity_ids"]) for feature in features)

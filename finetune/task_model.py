@@ -12,7 +12,7 @@ from typing import Any, cast
 import orjson
 import torch
 from torch import nn
-from transformers import AutoConfig, BertConfig, BertForSequenceClassification
+from transformers import AutoConfig, BertConfig, BertForSequenceClassification, BertForTokenClassification
 
 import ernie
 from ernie.modeling import ErniePreTrainedModel
@@ -24,8 +24,9 @@ from kg.errors import InputError
 
 STAGES = ("finetune run", "finetune distill")
 TASK_FILE = "task.json"
-MARKS_BEGIN_AS = {"[HD]": "#", "[/HD]": "#", "[TL]": "$", "[/TL]": "$", "[ENT]": "*", "[/ENT]": "*"}
-"""The word piece whose vector a mark begins with (the first ERNIE code marked relations by # and $ themselves)."""
+MARKS_BEGIN_AS = {"HD": "#", "E1": "#", "SUBJ": "#", "TL": "$", "E2": "$", "OBJ": "$", "ENT": "*", "E": "*"}
+"""What a mark's name begins with (`[HD]`, `[/SUBJ-PERSON]`) -> the word piece whose vector it begins with (the first
+ERNIE code marked relations by # and $ themselves)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,16 +53,17 @@ def build_classifier(
     label_to_id: Mapping[str, int],
     entity_size: int,
     seed: int,
+    text_layers: bool = False,
 ) -> ErniePreTrainedModel:
     """A classifier with fresh head on a pretrained encoder; the task's marks are added to tokenizer and embeddings.
 
-    folder: a pretrained ERNIE, or a plain BERT, whose knowledge layers then start fresh. seed: of all that starts
-    fresh; torch's global generator is left as it was.
+    folder: a pretrained ERNIE, or a plain BERT, whose knowledge layers then start fresh; text_layers: it
+    gets none. seed: of all that starts fresh; torch's global generator is left as it was.
 
     Raises:
         InputError: no model folder, a model of another kind, or one whose head was trained for other labels.
     """
-    config = _config(folder, spec, label_to_id, entity_size)
+    config = _config(folder, spec, label_to_id, entity_size, text_layers)
     add_markers(tokenizer, spec)
     model_class = getattr(ernie, spec.model_class_name)
     with isolated_randomness(seed), quiet_loading():
@@ -99,6 +101,10 @@ def save_task_model(
         "problem_type": spec.problem_type,
         "primary_metric": spec.primary_metric,
         "markers": spec.markers,
+        "span_types": spec.span_types,
+        "pooling": spec.pooling,
+        "scorer": spec.scorer,
+        "argmax_fallback": spec.argmax_fallback,
         "max_length": max_length,
         "entities": entities,
     }
@@ -115,7 +121,8 @@ def load_task_model(folder: Path, entity_rows: Mapping[str, int]) -> TaskModel:
     open_artifact(folder, stage=stage if stage in STAGES else STAGES[0])
     spec, max_length, entities = read_task(folder)
     plain = is_plain_bert(folder)
-    model_class = BertForSequenceClassification if plain else getattr(ernie, spec.model_class_name)
+    of_plain = BertForTokenClassification if spec.of_tokens else BertForSequenceClassification
+    model_class = of_plain if plain else getattr(ernie, spec.model_class_name)
     with quiet_loading():
         model = model_class.from_pretrained(folder, dtype=torch.float32)
     return TaskModel(
@@ -137,8 +144,10 @@ def is_plain_bert(folder: Path) -> bool:
 
 
 def trained_entity_table(folder: Path, vectors: Path) -> ernie.EntityTable:
-    """The vectors as the model of an artifact of `finetune run` saw them, its control applied."""
-    trained = read_manifest(folder).data["config"]
+    """The vectors as the model of an artifact of `finetune run` (or the teacher of a student) saw them, its control
+    applied."""
+    manifest = read_manifest(folder)
+    trained = manifest.figures.get("trained_entities") or manifest.data["config"]
     return ernie.EntityTable.open(vectors).controlled(trained["entity_control"], trained["seed"])
 
 
@@ -147,11 +156,17 @@ def read_task(folder: Path) -> tuple[TaskSpec, int, Entities]:
     task: dict[str, Any] = orjson.loads((Path(folder) / TASK_FILE).read_bytes())
     if task["task"] not in TASKS:
         raise InputError(f"{folder}/{TASK_FILE}: unknown task {task['task']!r}; there are {sorted(TASKS)}")
+    labels = orjson.loads((Path(folder) / "config.json").read_bytes()).get("id2label") or {}
     spec = dataclasses.replace(
         TASKS[task["task"]],
         problem_type=task["problem_type"],
         primary_metric=task["primary_metric"],
         markers={role: tuple(pair) for role, pair in task["markers"].items()},
+        span_types=tuple(task["span_types"]),
+        pooling=task["pooling"],
+        scorer=task["scorer"],
+        argmax_fallback=task["argmax_fallback"],
+        label_names=tuple(labels[row] for row in sorted(labels, key=int)),
     )
     return spec, task["max_length"], task["entities"]
 
@@ -162,29 +177,34 @@ def _begin_marks(model: ErniePreTrainedModel, tokenizer: ernie.ErnieTokenizer, s
     table = cast("nn.Embedding", model.get_input_embeddings()).weight
     vocabulary = tokenizer.fast_tokenizer.get_vocab()
     for mark in spec.marker_tokens:
-        piece = MARKS_BEGIN_AS.get(mark)
+        piece = MARKS_BEGIN_AS.get(mark.strip("[/]").partition("-")[0])
         if piece in vocabulary:
             table[vocabulary[mark]] += table[vocabulary[piece]]
 
 
-def _config(folder: Path, spec: TaskSpec, label_to_id: Mapping[str, int], entity_size: int) -> ernie.ErnieConfig:
+def _config(
+    folder: Path, spec: TaskSpec, label_to_id: Mapping[str, int], entity_size: int, text_layers: bool
+) -> ernie.ErnieConfig:
     if not (Path(folder) / "config.json").is_file():
         raise InputError(f"{folder}: no config.json; expected a model folder, make one with `ernie-kg pretrain run`")
     config = AutoConfig.from_pretrained(folder)
     if isinstance(config, BertConfig):
-        config = ernie.ErnieConfig.from_bert(config, entity_size=entity_size)
+        text = ["text"] * config.num_hidden_layers if text_layers else None
+        config = ernie.ErnieConfig.from_bert(config, entity_size=entity_size, layer_types=text)
     if not isinstance(config, ernie.ErnieConfig):
         raise InputError(f"{folder} holds a {config.model_type!r} model; expected ernie-kg or bert")
     _check_head(folder, config, label_to_id)
     config.id2label = {row: name for name, row in label_to_id.items()}
     config.label2id = dict(label_to_id)
-    config.problem_type = spec.problem_type  # pyrefly: ignore[bad-assignment]
+    if not spec.of_tokens:
+        config.problem_type = spec.problem_type  # pyrefly: ignore[bad-assignment]
+    config.pooling, config.num_spans = spec.pooling, len(spec.roles)
     return config
 
 
 def _check_head(folder: Path, config: ernie.ErnieConfig, label_to_id: Mapping[str, int]) -> None:
     """A head that was trained for other labels would be read as one for these, row by row."""
-    heads = {spec.model_class_name for spec in TASKS.values()} | {"ErnieForSequenceClassification"}
+    heads = {spec.model_class_name for spec in TASKS.values()}
     if not heads & set(config.architectures or ()):
         return
     known = {name: row for row, name in (config.id2label or {}).items()}

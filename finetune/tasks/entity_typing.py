@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from finetune.tasks.marks import MARKINGS
 from finetune.tasks.spec import TaskSpec
 
 ENTITY_TYPING = TaskSpec(
     name="entity_typing",
     model_class_name="ErnieForEntityTyping",
     problem_type="single_label_classification",
-    markers={"mention": ("[ENT]", "[/ENT]")},
+    roles=("mention",),
+    markers={"mention": MARKINGS["special"]["mention"]},
     primary_metric="macro_f1",
 )

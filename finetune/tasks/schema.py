@@ -1,12 +1,13 @@
 """One task example, and its JSON lines.
 
 A line is `{"id", "text", "text_pair"?, "document"?, "offset"?, "spans": [{"start", "end", "role", "type"?}],
-"links": [{"start", "end", "entity", "score"?}], "label" | "labels"}`. Offsets are Unicode code points into `text`, end
-exclusive.
+"links": [{"start", "end", "entity", "score"?}], "label" | "labels" | "value"}`. Offsets are Unicode code points
+into `text`, end exclusive.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from typing import Any
 import orjson
 
 from kg.errors import InputError
+
+WORD = "token"
+"""Role of the spans that tag words; their type is the tag."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +45,9 @@ class EntityLink:
 class Example:
     """One thing to classify.
 
-    label: the class of a single-label task. labels: the classes of a multi-label task (may be empty). Both None: an
-        example without an answer, as `finetune predict` reads it.
+    label: the class of a single-label task. labels: the classes of a multi-label task (may be empty). value: the number
+        a regression asks for. All None: an example without an answer, as `finetune predict` reads it; or one of a
+        task that tags words, whose answers are the types of its spans of role `token`.
     document, offset: the source document's id and where `text` begins in its text, so that mentions linked there
         can be joined.
     """
@@ -56,6 +61,7 @@ class Example:
     links: tuple[EntityLink, ...] = ()
     label: str | None = None
     labels: tuple[str, ...] | None = None
+    value: float | None = None
 
     def span(self, role: str) -> Span | None:
         """The first span of that role, or None."""
@@ -68,7 +74,7 @@ KEYS = set(Example.__dataclass_fields__)
 def as_record(example: Example) -> dict[str, Any]:
     """The example as JSON values, keys without a value left out."""
     record: dict[str, Any] = {"id": example.id, "text": example.text}
-    for key in ("text_pair", "document", "offset", "label"):
+    for key in ("text_pair", "document", "offset", "label", "value"):
         if (value := getattr(example, key)) is not None:
             record[key] = value
     record["spans"] = [
@@ -95,8 +101,9 @@ def from_record(record: Any, *, place: str) -> Example:
     if unknown := set(record) - KEYS:
         raise InputError(f"{place}: unknown keys {sorted(unknown)}; an example has {sorted(KEYS)}")
     text = _value(record, "text", str, place)
-    if record.get("label") is not None and record.get("labels") is not None:
-        raise InputError(f"{place}: both `label` and `labels` are given; keep the one the task asks for")
+    answers = [key for key in ("label", "labels", "value") if record.get(key) is not None]
+    if len(answers) > 1:
+        raise InputError(f"{place}: both `{answers[0]}` and `{answers[1]}` are given; keep the one the task asks for")
     return Example(
         id=_value(record, "id", str, place),
         text=text,
@@ -107,6 +114,7 @@ def from_record(record: Any, *, place: str) -> Example:
         links=tuple(_link(item, text, place) for item in _items(record, "links", place)),
         label=_value(record, "label", str, place, optional=True),
         labels=_labels(record, place),
+        value=_number(record, place),
     )
 
 
@@ -174,6 +182,15 @@ def _labels(record: dict, place: str) -> tuple[str, ...] | None:
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise InputError(f"{place}: `labels` is {labels!r}, expected a list of strings")
     return tuple(labels)
+
+
+def _number(record: dict, place: str) -> float | None:
+    value = record.get("value")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InputError(f"{place}: `value` is {value!r}, expected a finite number")
+    return float(value)
 
 
 def _span(item: dict, text: str, place: str) -> Span:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import ernie
 from entity_linking.records import Link, LinkedDocument
-from finetune.data import add_markers, collate, encode_examples, joined_links, label_rows, mark
+from finetune.data import add_markers, collate, encode_examples, joined_links, label_rows
+from finetune.marking import mark
 from finetune.metrics import UNSEEN
 from finetune.tasks import TASKS, TaskSpec, for_examples
 from finetune.tasks.schema import EntityLink, Example, Span
@@ -42,7 +43,8 @@ def marked_examples(draw: st.DrawFn) -> tuple[Example, list[EntityLink]]:
 def test_marks_leave_the_text_and_every_link_where_it_was(made: tuple[Example, list[EntityLink]], spec: TaskSpec):
     """A link moved by one character sits on another word piece, and training goes on with a wrong entity."""
     example, links = made
-    text, moved = mark(example, spec=spec, links=links)
+    marked = mark(example, spec=spec, links=links)
+    text, moved = marked.text, marked.links
     stripped = text
     for opening, closing in spec.markers.values():
         stripped = stripped.replace(f"{opening} ", "").replace(f" {closing}", "")
@@ -61,7 +63,16 @@ def test_the_marked_words_are_the_span(made: tuple[Example, list[EntityLink]]):
     """Text between the marks, not only text outside them, must be the mention."""
     example, _ = made
     spans = [span for span in example.spans if span.role in RELATION.markers]
-    text, _ = mark(example, spec=RELATION)
+    marked = mark(example, spec=RELATION)
+    text = marked.text
+    for span, place in zip(example.spans, marked.spans, strict=True):
+        inside = [p for s in spans for p in (s.start, s.end) if span.start < p < span.end]
+        if not inside:
+            assert text[place.start : place.end] == example.text[span.start : span.end]
+        if place.opening is not None:
+            opening, closing = RELATION.markers[span.role]
+            assert text[place.opening :].startswith(opening)
+            assert text[place.closing :].startswith(closing)
     for span in spans:
         opening, closing = RELATION.markers[span.role]
         between = text[text.index(opening) + len(opening) + 1 : text.index(closing) - 1]
