@@ -80,6 +80,8 @@ class ErnieKgConfig(PreTrainedConfig):
     num_trained_entity_rows: int = 0
 
     def __post_init__(self, **kwargs: Any) -> None:
+        written = kwargs.pop(_WRITTEN_LAYER_TYPES, None)
+        self.layer_types = written if self.layer_types is None else self.layer_types
         _check_names(kwargs)
         _check_sizes(self)
         _check_values(self)
@@ -97,6 +99,13 @@ class ErnieKgConfig(PreTrainedConfig):
     def validate_layer_type(self) -> None:
         """Replaces the base class's check, which knows only its own layer names."""
         _check_layer_types(self.layer_types or [], self.num_hidden_layers)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What config.json holds: layer_types under a name of their own. Trainer opens a checkpoint's config with
+        transformers' base class, which knows other kinds and refused to resume."""
+        fields = super().to_diff_dict()
+        fields[_WRITTEN_LAYER_TYPES] = fields.pop("layer_types", self.layer_types)
+        return fields
 
     @classmethod
     def from_bert(
@@ -130,6 +139,8 @@ class ErnieKgConfig(PreTrainedConfig):
 ErnieConfig = ErnieKgConfig
 """The same class. Its own name differs because transformers' Auto classes look a config up by its bare name too, and
 know an ErnieConfig, Baidu's: an Auto class that has none of our heads would build that model from our fields."""
+
+_WRITTEN_LAYER_TYPES = "ernie_layer_types"
 
 _SIZES = (
     "vocab_size",

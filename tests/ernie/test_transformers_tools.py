@@ -207,3 +207,21 @@ def test_a_missing_head_is_told_and_no_other_model_is_built(tmp_path: Path) -> N
     assert type(AutoModel.from_config(other)).__module__ == "transformers.models.ernie.modeling_ernie"
     config = built(ErnieModel).config
     assert pickle.loads(pickle.dumps(config)) == config
+
+
+@pytest.mark.parametrize("settings", [{}, {"bf16": True, "activation_checkpointing": True}])
+def test_the_trainer_resumes_from_its_checkpoint(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Trainer reads config.json with transformers' base class, which has layer types of its own and refused ours."""
+    row = {"input_ids": [2, 5, 3, 6, 3], "token_type_ids": [0, 0, 0, 1, 1], "entity_ids": [3], "entity_positions": [1]}
+    data = Dataset.from_list([{**row, "labels": number / 2} for number in range(4)])
+    weights = []
+    for checkpoint in (None, str(tmp_path / "checkpoint-2")):
+        model = built(ErnieForSequenceClassification, num_labels=1)
+        given = arguments(tmp_path, max_steps=4, per_device_train_batch_size=2, **settings)
+        given.save_strategy, given.save_steps = "steps", 2
+        trainer = Trainer(model=model, args=given, train_dataset=data, data_collator=collate)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        assert trainer.state.global_step == 4
+        weights.append(model.state_dict())
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, msg=lambda text, n=name: f"{n}: {text}")
