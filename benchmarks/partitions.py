@@ -27,11 +27,11 @@ from typing import Any
 
 import numpy as np
 
+from kg.embed_config import EmbedConfig
 from kg.partitioned.buckets import Source, blocks
 from kg.partitioned.evaluation import link_prediction
 from kg.partitioned.files import TableFile
 from kg.partitioned.train import TABLE, PartitionedTraining
-from kg.partitioned.visiting import Settings
 
 RELATIONS, BLOCK, HELD_OUT = 100, 1 << 18, 1_000
 WATCH_SECONDS = 0.05
@@ -53,7 +53,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the files go meanwhile; needs the table twice")
     parser.add_argument("--quality", type=Path, help="folder with train.tsv, valid.tsv, test.tsv")
     arguments = parser.parse_args()
-    settings = Settings(
+    settings = EmbedConfig(
+        graph=Path("."),
+        output=Path("."),
         dim=arguments.dim,
         memory_gb=arguments.memory,
         partitions=arguments.partitions,
@@ -76,7 +78,7 @@ def main() -> None:
 # --- scale ----------------------------------------------------------------------------------------------------
 
 
-def at_scale(entities: int, triples: int, settings: Settings, visits: int | None, folder: Path) -> None:
+def at_scale(entities: int, triples: int, settings: EmbedConfig, visits: int | None, folder: Path) -> None:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=trained, args=(sender, entities, triples, settings, visits, folder))
@@ -91,7 +93,7 @@ def at_scale(entities: int, triples: int, settings: Settings, visits: int | None
     print(json.dumps(line | steps | receiver.recv() | peaks))
 
 
-def trained(sender: Any, entities: int, triples: int, settings: Settings, visits: int | None, folder: Path) -> None:
+def trained(sender: Any, entities: int, triples: int, settings: EmbedConfig, visits: int | None, folder: Path) -> None:
     """Sorts, trains, writes and ranks; sends the figures. Runs in a process of its own, whose memory is watched."""
     clock = time.perf_counter()
     source = made_graph(entities, triples)
@@ -172,7 +174,7 @@ def field(status: str, name: str) -> int:
 # --- quality --------------------------------------------------------------------------------------------------
 
 
-def quality(data: Path, settings: Settings, folder: Path) -> None:
+def quality(data: Path, settings: EmbedConfig, folder: Path) -> None:
     """Test figures of the published split after the same epochs: one partition, which is training in memory, and P."""
     entities: dict[str, int] = {}
     relations: dict[str, int] = {}
@@ -190,7 +192,7 @@ def quality(data: Path, settings: Settings, folder: Path) -> None:
         parts[name] = np.array(rows, np.int32)
     asked = {"partitions": settings.partitions or 4, "memory_gb": max(settings.memory_gb, 4.0)}
     for changes in ({"partitions": 1, "processes": 1}, {}):
-        given = Settings(**{**vars(settings), **asked, **changes})
+        given = EmbedConfig(**{**vars(settings), **asked, **changes})
         own = folder / str(given.partitions)
         sizes = {"num_entities": len(entities), "num_relations": len(relations)}
         found = PartitionedTraining.begin(blocks(parts["train"]), given, folder=own, **sizes)

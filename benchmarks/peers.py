@@ -34,7 +34,8 @@ OURS = {
 OUR_CHILD = """
 import json, resource, sys, time
 import numpy as np, torch
-from kg.transe import Trainer, TransE
+from kg.trainer import Trainer
+from kg.transe import TransE
 job = json.loads(sys.argv[1])
 torch.set_num_threads(job["threads"])
 triples = torch.from_numpy(np.load(job["triples"]))

@@ -23,7 +23,21 @@ from typing import Any
 
 import orjson
 
-LANGUAGES = ("en", "de", "fr", "es", "it", "ru", "ja", "zh", "pl", "nl", "pt", "sv", *(f"x{n}" for n in range(13)))
+LANGUAGES = (
+    "en",
+    "de",
+    "fr",
+    "es",
+    "it",
+    "ru",
+    "ja",
+    "zh",
+    "pl",
+    "nl",
+    "pt",
+    "sv",
+    *(f"x{letter}" for letter in "abcdefghijklm"),
+)
 STATEMENTS = 6
 ENTITY, DIRECT = "http://www.wikidata.org/entity/", "http://www.wikidata.org/prop/direct/"
 MEMORY_BASE, MEMORY_PER_TRIPLE = 2e9, 120  # what a build may take

@@ -109,7 +109,7 @@ def _build(config: BuildConfig, source: Path, writer: ArtifactWriter):
     weights = AliasWeights(min_length=config.min_alias_length, smoothing=config.alias_smoothing)
     facts = [fact for path in config.leave_out for fact in read_facts(task_facts(path))]
     parts = Parts(writer.path / PARTS)
-    options = ReadOptions(languages=config.languages, position=parts.position)
+    options = ReadOptions(languages=config.languages, position=parts.position, notes=parts.notes())
     raw = reader_named(config.reader).read(source, options)
     with progress("kg build: reading bytes", raw.total_bytes or None) as shown:
         for batch in () if parts.whole else parts.read(raw.batches, weights):

@@ -55,6 +55,8 @@ class EmbedConfig:
     """Passes over negatives that are true training triples."""
     engine: Literal["auto", "torch", "fused"] = "auto"
     """fused: compiled by numba at first use; torch: plain tensor operations. Both take the same steps."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """cuda: the torch engine on a graphics card; not together with partitions."""
     chunk_size: int = 512
     """Triples that share their negatives."""
     batch_size: int = 512
@@ -68,13 +70,32 @@ class EmbedConfig:
     evaluate_every: int = 4
     """Epochs between validations."""
     max_ranked: int = 1000
-    """Validation triples ranked each time, at most (both sides, against every entity); the test ranks all."""
+    """Validation triples ranked each time, at most (both sides); the test ranks all."""
+    rank_sample: int = 10_000
+    """Above a million entities a true one is ranked among so many drawn ones, the same for every question, and the
+    figures are called sampled_mrr@10000; 0 = always among all entities."""
     patience: int = 2
     """Validations in a row without a better MRR before training stops; 0 = never."""
     max_minutes: float = 0.0
     """Stops after the epoch in which this time is over; 0 = no limit. With one, the result depends on the machine."""
     save_every: int = 0
-    """Epochs between checkpoints, from which a killed run goes on exactly; 0 = none are written."""
+    """Epochs between checkpoints, from which a killed run goes on exactly; 0 = none are written. With partitions every
+    visit ends in one."""
+    memory_gb: float = 0.0
+    """10^9 bytes that training may take, all processes together: the table lies in partitions on disk, two at a time in
+    memory, and the fewest that fit are chosen; 0 = the table stays in memory, unless one of the next two is set."""
+    partitions: int = 0
+    """How many partitions, instead of the fewest that fit into memory_gb (4 where that is 0)."""
+    processes: int = 1
+    """Training processes of one thread each, which work on pairs of partitions that have none in common."""
+    visits_per_commit: int = 1
+    """Visits to a pair of partitions between two commits to disk; several processes commit after every round."""
+    timeout_minutes: float = 60.0
+    """How long a training process waits for the others at the end of a round."""
+    index: Literal["auto", "flat", "hnsw", "ivf_sq8", "ivf_pq", "none"] = "auto"
+    """Kind of the index of nearest vectors; auto = by size; none = no index is written."""
+    index_memory_mb: int = 4096
+    """What `index: auto` may spend on it, in 10^6 bytes."""
     threads: int = 0
     """Threads of torch and of faiss (never busy together); 0 = torch's own choice, which heeds OMP_NUM_THREADS."""
     seed: int = 0
@@ -88,9 +109,29 @@ class EmbedConfig:
 
     def __post_init__(self) -> None:
         positive = ("dim", "learning_rate", "init_scale", "num_negatives", "chunk_size", "batch_size", "epochs")
-        for name in (*positive, "evaluate_every", "max_ranked"):
+        positive += ("evaluate_every", "max_ranked", "processes", "visits_per_commit", "timeout_minutes")
+        for name in (*positive, "index_memory_mb"):
             if not getattr(self, name) > 0:
                 raise InputError(f"expected {name} above 0, got {getattr(self, name)}")
-        for name in ("margin", "temperature", "patience", "max_minutes", "save_every", "threads"):
+        least = ("margin", "temperature", "patience", "max_minutes", "save_every", "threads", "rank_sample")
+        for name in (*least, "partitions", "memory_gb"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"expected {name} of at least 0, got {getattr(self, name)}")
+        if self.device == "cuda" and (self.engine == "fused" or self.out_of_core):
+            other = "partitions, memory_gb and processes" if self.out_of_core else "engine fused"
+            raise InputError(f"device cuda is the torch engine's, with the table in memory; leave {other} away")
+        if self.inductive and self.out_of_core:
+            raise InputError(
+                "inductive reads the descriptions into memory, which partitions, memory_gb and processes are there to "
+                "spare; leave it or them away"
+            )
+
+    @property
+    def out_of_core(self) -> bool:
+        """Whether training goes through partitions on disk."""
+        return self.memory_gb > 0 or self.partitions > 0 or self.processes > 1
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        falling = self.learning_rate_schedule == "linear"
+        return self.learning_rate * (1 - epoch / self.epochs) if falling else self.learning_rate

@@ -10,7 +10,13 @@ from collections.abc import Iterator
 from kg.errors import InputError
 
 NO_SPACE = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), os.strerror(errno.EFBIG))
-NO_MEMORY = (os.strerror(errno.ENOMEM), "can't allocate memory", "bad_alloc", "can't start new thread")
+NO_MEMORY = (
+    os.strerror(errno.ENOMEM),
+    "can't allocate memory",
+    "bad_alloc",
+    "can't start new thread",
+    "failed to map segment",
+)
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 """What C libraries put into the text of exceptions that carry no number (safetensors, torch, faiss)."""
 

@@ -14,11 +14,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from kg.embed_config import EmbedConfig
+from kg.engines import choose_engine
 from kg.errors import InputError
+from kg.partitioned.evaluation import Candidates, MemoryTable, rank_on_disk
 from kg.progress import Progress, progress
 from kg.ranking import KnownAnswers, Ranks, fitting_batch_size, rank_triples
 from kg.split import TripleSplit
-from kg.transe import Diverged, Trainer, TransE, choose_engine
+from kg.trainer import Diverged, Trainer
+from kg.transe import TransE
 
 MIN_STEPS_PER_EPOCH = 20
 CHECKPOINT = "checkpoint.safetensors"
@@ -148,9 +151,14 @@ class Training:
 def begin(
     triples: np.ndarray, config: EmbedConfig, *, num_entities: int, num_relations: int, folder: Path | None = None
 ) -> Training:
-    """A fresh model and its trainer; every random choice from one generator of the config's seed."""
+    """A fresh model and its trainer; every random choice from one generator of the config's seed, on the CPU, so that
+    the choices are the same on every device.
+
+    Raises:
+        InputError: there is no such device.
+    """
     generator = torch.Generator().manual_seed(config.seed)
-    engine, _ = choose_engine(config.engine)
+    engine, _ = choose_engine(config.engine, config.device)
     model = TransE.initialised(
         num_entities=num_entities,
         num_relations=num_relations,
@@ -159,7 +167,7 @@ def begin(
         generator=generator,
         norm=config.norm,
         reciprocal=config.reciprocal,
-    )
+    ).to(config.device)
     trainer = Trainer(
         model,
         torch.from_numpy(triples.astype(np.int64)),
@@ -178,7 +186,32 @@ def begin(
     return Training(model, trainer, engine=engine, folder=folder)
 
 
-def fit(found: Training, split: TripleSplit, config: EmbedConfig) -> None:
+class Ranking:
+    """Filtered ranks among all entities, or among a sample where there are very many (`rank_sample`).
+
+    split: its triples together are what is held true. candidates: among which entities is ranked.
+    """
+
+    def __init__(self, split: TripleSplit, *, num_entities: int, num_relations: int, config: EmbedConfig) -> None:
+        self.candidates = Candidates.of(num_entities, sample=config.rank_sample, seed=config.seed)
+        self._split = split
+        self._known = KnownAnswers(np.concatenate(split), num_relations=num_relations)
+
+    def ranks(self, model: TransE, triples: np.ndarray) -> Ranks:
+        """Of both sides of the triples, with progress."""
+        if self.candidates.rows is not None:
+            given = {"norm": model.norm_name, "reciprocal": model.reciprocal}
+            table, relations = MemoryTable(model.entities.cpu().numpy()), model.relations.cpu()
+            return rank_on_disk(triples, table, relations, self._split, self.candidates.rows, **given)
+        with progress("kg embed: ranking triples", len(triples)) as shown:
+            size = fitting_batch_size(len(model.entities) - 1)
+            return rank_triples(triples, model.score_all, self._known, batch_size=size, on_batch=shown.advance)
+
+    def mrr(self, model: TransE, triples: np.ndarray) -> float:
+        return self.ranks(model, triples).metrics()["mrr"]
+
+
+def fit(found: Training, split: TripleSplit, config: EmbedConfig, ranking: Ranking) -> None:
     """Trains until the epochs, the patience or the minutes are over; the best tables by validation MRR stay.
 
     Goes on after `found.resume()`. Without validation triples the last epoch's tables stay.
@@ -186,7 +219,6 @@ def fit(found: Training, split: TripleSplit, config: EmbedConfig) -> None:
     Raises:
         InputError: the loss stopped being a number.
     """
-    known = KnownAnswers(np.concatenate(split), num_relations=found.model.num_relations)
     valid, history = split.valid[: config.max_ranked], found.history
     left = (config.epochs - history.epoch) * len(split.train)
     with progress("kg embed: training triples", left) as shown:
@@ -194,19 +226,12 @@ def fit(found: Training, split: TripleSplit, config: EmbedConfig) -> None:
             one_epoch(found, config, shown)
             late = config.max_minutes > 0 and history.seconds > 60 * config.max_minutes
             if len(valid) and (late or history.epoch == config.epochs or history.epoch % config.evaluate_every == 0):
-                mrr = rank(found.model, valid, known).metrics()["mrr"]
+                mrr = ranking.mrr(found.model, valid)
                 found.offer(mrr, keep_older=config.save_every > 0)
                 shown.figures["MRR"] = mrr
             if config.save_every and (history.epoch % config.save_every == 0 or history.epoch == config.epochs):
                 found.save()
     found.restore_best()
-
-
-def rank(model: TransE, triples: np.ndarray, known: KnownAnswers) -> Ranks:
-    """Filtered ranks of `triples`, with progress."""
-    with progress("kg embed: ranking triples", len(triples)) as shown:
-        size = fitting_batch_size(len(model.entities) - 1)
-        return rank_triples(triples, model.score_all, known, batch_size=size, on_batch=shown.advance)
 
 
 def _stopped(history: History, config: EmbedConfig, *, validated: bool) -> bool:
@@ -228,8 +253,7 @@ def one_epoch(found: Training, config: EmbedConfig, shown: Progress) -> None:
         InputError: the loss stopped being a number.
     """
     history, trainer = found.history, found.trainer
-    if config.learning_rate_schedule == "linear":
-        trainer.set_learning_rate(config.learning_rate * (1 - history.epoch / config.epochs))
+    trainer.set_learning_rate(config.rate(history.epoch))
     started, before, seen = time.perf_counter(), history.triples_seen, 0
 
     def on_step(triples: int) -> None:

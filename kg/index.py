@@ -34,7 +34,20 @@ import numpy as np
 import pyarrow as pa
 
 from kg.errors import InputError
-from kg.index_kinds import KINDS, METRICS, RECALL_AT, Metric, blocks, choose_kind, padded, prepared, train, tuned
+from kg.index_kinds import (
+    KINDS,
+    METRICS,
+    RECALL_AT,
+    Metric,
+    Rows,
+    as_rows,
+    blocks,
+    choose_kind,
+    padded,
+    prepared,
+    train,
+    tuned,
+)
 
 INDEX_FILE, SETTINGS_FILE, IDS_FILE = "index.faiss", "index.json", "index_ids.arrow"
 KindName = Literal["auto", "flat", "hnsw", "ivf_sq8", "ivf_pq"]
@@ -86,8 +99,8 @@ class VectorIndex:
     @classmethod
     def build(
         cls,
-        vectors: np.ndarray,
-        ids: Sequence[str],
+        vectors: Rows,
+        ids: Sequence[str] | pa.Array,
         metric: Metric = "cosine",
         *,
         kind: KindName = "auto",
@@ -96,6 +109,8 @@ class VectorIndex:
         seed: int = 0,
     ) -> VectorIndex:
         """Indexes `vectors` (num_vectors, dim), float32, copied; `ids` names the rows.
+
+        vectors: an array, or rows on disk (`kg.partitioned.files.PickedRows`), which are read in pieces.
 
         kind: auto chooses by size (see the module). memory_mb: what auto may spend on the index, in 10^6 bytes.
         threads: 0 = every core this process may use. seed: chooses the vectors that train an ivf index and those on
@@ -107,7 +122,7 @@ class VectorIndex:
         """
         _check_name("metric", metric, tuple(METRICS))
         _check_name("kind", kind, ("auto", *KINDS))
-        vectors = np.asarray(vectors, dtype=np.float32)
+        vectors = as_rows(vectors)
         names = _checked(vectors, ids, metric)
         if not len(vectors):
             raise InputError(f"expected vectors of shape (num_vectors, dim), at least one, got shape {vectors.shape}")
@@ -278,7 +293,7 @@ class VectorIndex:
             raise InputError(f"cannot {action} an index opened with mmap, which is read-only; load it without mmap")
 
 
-def _add(index: faiss.Index, kind: str, vectors: np.ndarray, metric: Metric, *, first_row: int) -> None:
+def _add(index: faiss.Index, kind: str, vectors: Rows, metric: Metric, *, first_row: int) -> None:
     """Appends in blocks. ivf indexes are told the rows, since they forget how many were removed."""
     for start, block in blocks(vectors):
         stored = prepared(block, metric)
@@ -339,13 +354,13 @@ def _check_name(what: str, name: str, known: Sequence[str]) -> None:
         raise InputError(f"expected {what} one of {', '.join(known)}, got {name!r}")
 
 
-def _checked(vectors: np.ndarray, ids: Sequence[str], metric: Metric) -> pa.Array:
+def _checked(vectors: Rows, ids: Sequence[str] | pa.Array, metric: Metric) -> pa.Array:
     """The ids as an Arrow column; raises InputError for what would search wrong."""
-    if vectors.ndim != 2:
+    if len(vectors.shape) != 2:
         raise InputError(f"expected vectors of shape (num_vectors, dim), got shape {vectors.shape}")
     if len(ids) != len(vectors):
         raise InputError(f"expected one id a vector, got {len(ids)} ids for {len(vectors)} vectors")
-    names = pa.array(ids, pa.large_string())
+    names = ids.cast(pa.large_string()) if isinstance(ids, pa.Array) else pa.array(ids, pa.large_string())
     distinct = names.dictionary_encode().dictionary
     if len(distinct) != len(names):
         raise InputError("expected every id once in an index; remove the repeated ones")
@@ -354,10 +369,10 @@ def _checked(vectors: np.ndarray, ids: Sequence[str], metric: Metric) -> pa.Arra
     for start, block in blocks(vectors):
         if not (finite := np.isfinite(block).all(axis=1)).all():
             row = start + int(finite.argmin())
-            raise InputError(f"expected finite vectors, the vector of {ids[row]!r} has a NaN or an infinity")
+            raise InputError(f"expected finite vectors, the vector of {names[row].as_py()!r} has a NaN or an infinity")
         if metric == "cosine" and not (lengths := block.any(axis=1)).all():
             raise InputError(
-                f"the vector of {ids[start + int(lengths.argmin())]!r} is zero and has no direction; "
+                f"the vector of {names[start + int(lengths.argmin())].as_py()!r} is zero and has no direction; "
                 f"leave it out, or use another metric"
             )
     return names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import faiss
 import numpy as np
@@ -18,8 +18,21 @@ FLAT_LISTS_AT_MOST = 16_384  # more lists than this are themselves found by a gr
 RECALL_AT, RECALL_QUERIES, RECALL_TARGET = 10, 200, 0.95
 RECALL_NOISE = 0.3  # length of what is added to a stored vector to make a query, as a share of its own
 LEAST_GAIN = 0.01  # of recall, for looking twice as hard
+TRAIN_BYTES = 1 << 30  # of the vectors that k-means sees, unless those are too few for its centroids
 BLOCK = 65_536  # vectors prepared at once
 MEGABYTE = 1_000_000
+
+
+class Rows(Protocol):
+    """Vectors float32 (num_vectors, dim) that are read by slices and by positions: an array, or rows on disk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, places: Any, /) -> np.ndarray: ...
+
 
 Metric = Literal["cosine", "inner_product", "l2"]
 METRICS = {"cosine": faiss.METRIC_INNER_PRODUCT, "inner_product": faiss.METRIC_INNER_PRODUCT, "l2": faiss.METRIC_L2}
@@ -135,22 +148,33 @@ def prepared(vectors: np.ndarray, metric: Metric) -> np.ndarray:
     return stored
 
 
-def blocks(vectors: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def as_rows(vectors: Any) -> Rows:
+    """An array of float32 for whatever is no `Rows` already."""
+    given = hasattr(vectors, "shape") and not isinstance(vectors, np.ndarray)
+    return vectors if given else np.asarray(vectors, dtype=np.float32)
+
+
+def blocks(vectors: Rows) -> Iterator[tuple[int, np.ndarray]]:
     for start in range(0, len(vectors), BLOCK):
         yield start, vectors[start : start + BLOCK]
 
 
-def train(index: faiss.Index, vectors: np.ndarray, metric: Metric, seed: int) -> None:
-    """k-means on at most 256 vectors a centroid, drawn from `seed`; nothing for a kind that needs no training."""
+def train(index: faiss.Index, vectors: Rows, metric: Metric, seed: int) -> None:
+    """k-means on at most 256 vectors a centroid, fewer where they would pass `TRAIN_BYTES`, drawn from `seed`.
+
+    Nothing for a kind that needs no training.
+    """
     if index.is_trained:
         return
-    enough = min(len(vectors), max(num_lists(len(vectors)), PQ_CENTROIDS) * 256)
+    centroids = max(num_lists(len(vectors)), PQ_CENTROIDS)
+    affordable = max(TRAIN_BYTES // (4 * index.d), centroids * POINTS_A_CENTROID)
+    enough = min(len(vectors), centroids * 256, affordable)
     rows = np.random.default_rng(seed).choice(len(vectors), enough, replace=False)
     rows.sort()
     index.train(prepared(vectors[rows], metric))
 
 
-def tuned(index: faiss.Index, kind: Kind, vectors: np.ndarray, metric: Metric, seed: int) -> tuple[float, int]:
+def tuned(index: faiss.Index, kind: Kind, vectors: Rows, metric: Metric, seed: int) -> tuple[float, int]:
     """(recall@10, effort): the least effort that reaches the target, or the last one that still gained by it.
 
     Queries are stored vectors with Gaussian noise: nobody asks for exactly what is stored. A neighbour counts as
@@ -176,7 +200,7 @@ def tuned(index: faiss.Index, kind: Kind, vectors: np.ndarray, metric: Metric, s
     return best, chosen
 
 
-def _kth_score(queries: np.ndarray, vectors: np.ndarray, metric: Metric, k: int) -> np.ndarray:
+def _kth_score(queries: np.ndarray, vectors: Rows, metric: Metric, k: int) -> np.ndarray:
     """The exact k-th best score of each query, (num_queries,), a hair lower so that rounding loses nobody."""
     found = np.zeros((len(queries), 0), np.int64)
     for start, block in blocks(vectors):
@@ -186,7 +210,7 @@ def _kth_score(queries: np.ndarray, vectors: np.ndarray, metric: Metric, k: int)
     return kth - 1e-5 * np.maximum(1.0, np.abs(kth))
 
 
-def _scores(queries: np.ndarray, vectors: np.ndarray, rows: np.ndarray, metric: Metric) -> np.ndarray:
+def _scores(queries: np.ndarray, vectors: Rows, rows: np.ndarray, metric: Metric) -> np.ndarray:
     """Score of each query against its rows (num_queries, k), float32; -inf for row -1."""
     stored = prepared(vectors[rows.ravel()], metric).reshape(*rows.shape, -1)
     if metric == "l2":

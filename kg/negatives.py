@@ -6,6 +6,7 @@ Negatives are shared by the triples of a chunk, so a sampler draws for whole chu
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -107,12 +108,22 @@ class KnownQueries:
         answers = torch.cat([triples[:, 2], triples[:, 0] + self._rows])
         self.questions = self._question(triples).view(-1)[torch.argsort(answers, stable=True)]
         self._counts = torch.bincount(answers, minlength=2 * self._rows)
-        self.starts = torch.cat([torch.zeros(1, dtype=torch.int64), self._counts.cumsum(0)])
+        self.starts = torch.nn.functional.pad(self._counts.cumsum(0), (1, 0))
+
+    def to(self, device: torch.device) -> KnownQueries:
+        """The same on another device; itself where it is there already."""
+        if self.starts.device == device:
+            return self
+        moved = copy.copy(self)
+        moved.questions, moved.starts, moved._counts = (
+            t.to(device) for t in (self.questions, self.starts, self._counts)
+        )
+        return moved
 
     def true_negatives(self, triples: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Positions (block, query, negative) in the score tensor of `TransE.gradient` that hold true triples."""
         blocks, num_negatives = negatives.shape
-        block = torch.arange(blocks).unsqueeze(1)
+        block = torch.arange(blocks, device=negatives.device).unsqueeze(1)
         asked = (self._question(triples).view(blocks, -1) + block * self._num_questions).view(-1)
         asked, order = asked.sort()
         answers = (negatives + (block >= blocks // 2) * self._rows).view(-1)
@@ -136,6 +147,6 @@ class KnownQueries:
 
 def _expand(starts: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Each range [start, start + count) written out: (which range, position), both of length counts.sum()."""
-    which = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    which = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
     before = counts.cumsum(0) - counts
-    return which, torch.arange(len(which)) - before[which] + starts[which]
+    return which, torch.arange(len(which), device=counts.device) - before[which] + starts[which]

@@ -55,6 +55,9 @@ class Parts:
         self.markers: list[dict[str, Any]] = []
         while (path := self._path(len(self.markers), "json")).exists():
             self.markers.append(json.loads(path.read_text(encoding="utf-8")))
+        while not self.whole and self.markers and not self.markers[-1]["position"]:
+            self.markers.pop()  # reading cannot go on behind it: what it holds will be read again
+            self._path(len(self.markers), "json").unlink()
 
     @property
     def position(self) -> int:
@@ -98,7 +101,10 @@ class Parts:
             "relations": [[relation.id, relation.label] for relation in batch.relations],
             "records": bool(len(batch.entities)),
             "triples": bool(len(batch.heads)),
+            "notes": batch.notes is not None and len(batch.notes) > 0,
         }
+        if marker["notes"]:
+            _write_table(self._path(number, "notes"), batch.notes)
         unfinished = self._path(number, "json.tmp")
         unfinished.write_text(json.dumps(marker), encoding="utf-8")
         unfinished.rename(self._path(number, "json"))
@@ -109,6 +115,12 @@ class Parts:
         for number, marker in enumerate(self.markers):
             if marker["records"]:
                 yield _read_table(self._path(number, "records"))
+
+    def notes(self) -> Iterator[pa.Table]:
+        """What the reader asked to be told again, part by part."""
+        for number, marker in enumerate(self.markers):
+            if marker["notes"]:
+                yield _read_table(self._path(number, "notes"))
 
     def triples(self) -> Iterator[Triples]:
         """The triples of each part that has some, in order."""

@@ -18,7 +18,7 @@ SIDES = ("tail", "head")
 HITS = (1, 3, 10)
 CARDINALITIES = ("1-1", "1-N", "N-1", "N-N")
 MANY = 1.5  # entities of a side for one of the other, on average, from which a side counts as N
-SCORES_AT_ONCE = 1 << 22  # floats of one score matrix: 16 MB
+SCORES_AT_ONCE = 1 << 20  # floats of one score matrix: 4 MB
 
 Scorer = Callable[[Tensor, int], Tensor]
 """(triples (n, 3), side) -> scores (n, num_entities + 1) of every entity row in place of the tail (side 0) or the
@@ -118,7 +118,7 @@ def rank_triples(
 
 
 def fitting_batch_size(num_entities: int) -> int:
-    """How many triples to rank at once so that their score matrix stays within 16 MB."""
+    """How many triples to rank at once so that their score matrix stays within 4 MB."""
     return max(1, SCORES_AT_ONCE // (num_entities + 1))
 
 

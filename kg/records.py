@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -72,6 +72,7 @@ class Batch:
     dropped: what the reader left out in this piece, by reason.
     bytes_read: bytes of (uncompressed) source behind this piece, for progress.
     position: where reading goes on after this piece, for readers that can resume; 0 = cannot.
+    notes: an Arrow table that the reader needs again when it goes on after this piece (`ReadOptions.notes`), or None.
     """
 
     entities: Sequence[Entity] = ()
@@ -83,6 +84,7 @@ class Batch:
     dropped: Counter[str] = field(default_factory=Counter)
     bytes_read: int = 0
     position: int = 0
+    notes: pa.Table | None = None
 
 
 @dataclass(slots=True)
@@ -106,10 +108,12 @@ class ReadOptions:
 
     languages: codes in order of preference, for labels, aliases and descriptions.
     position: `Batch.position` of the last finished batch of an interrupted read; 0 = from the beginning.
+    notes: `Batch.notes` of the finished batches, in order.
     """
 
     languages: tuple[str, ...] = ("en",)
     position: int = 0
+    notes: Iterable[pa.Table] = ()
 
 
 def readable(identifier: str) -> str:

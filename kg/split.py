@@ -63,7 +63,7 @@ def split_triples(triples: np.ndarray, *, seed: int, valid: float, test: float) 
     _check_shares(valid, test, "valid")
     triples = np.asarray(triples, dtype=np.int32).reshape(-1, 3)
     held_out = np.zeros(len(triples), np.int8)
-    spare = _Spare(triples)
+    spare = Spare(np.bincount(triples[:, [0, 2]].ravel()).tolist(), np.bincount(triples[:, 1]).tolist())
     order, bounds = _groups_by_pair(triples, seed)
     for name, share in ((2, test), (1, valid)):
         room = round(share * len(triples))
@@ -205,12 +205,11 @@ def _marked(places: np.ndarray, length: int) -> np.ndarray:
     return mask
 
 
-class _Spare:
-    """How many training triples every entity and relation still has."""
+class Spare:
+    """How many training triples every entity and relation still has, by row: lists, or arrays of signed integers."""
 
-    def __init__(self, triples: np.ndarray) -> None:
-        self.entities = np.bincount(triples[:, [0, 2]].ravel()).tolist()
-        self.relations = np.bincount(triples[:, 1]).tolist()
+    def __init__(self, entities: list[int] | np.ndarray, relations: list[int] | np.ndarray) -> None:
+        self.entities, self.relations = entities, relations
 
     def take(self, group: list[list[int]]) -> bool:
         """Takes the group out of training unless that leaves an entity or a relation without a triple."""

@@ -18,13 +18,13 @@ import numpy as np
 import yaml
 
 from kg.artifact import plain, write_artifact
-from kg.embed import split_graph, torch_threads
+from kg.embed import torch_threads
 from kg.embed_config import EmbedConfig
 from kg.errors import InputError
-from kg.fitting import Training, begin, one_epoch, rank
-from kg.graph import KnowledgeGraph
+from kg.fitting import Ranking, Training, begin, one_epoch
+from kg.graph import GraphFacts
+from kg.held_out import split_graph
 from kg.progress import progress
-from kg.ranking import KnownAnswers
 from kg.split import TripleSplit
 
 STAGE = "kg tune"
@@ -102,7 +102,7 @@ def run(config: TuneConfig) -> Path:
     Raises:
         InputError: no graph artifact, no validation triples, or a list with a value `kg embed` refuses.
     """
-    graph = KnowledgeGraph.load(config.graph)
+    graph = GraphFacts(config.graph)
     base = EmbedConfig(
         **{name: getattr(config, name) for name in ("graph", "leave_out", "split", "dim", "chunk_size", "batch_size")},
         **{name: getattr(config, name) for name in ("max_ranked", "threads", "seed")},
@@ -115,7 +115,8 @@ def run(config: TuneConfig) -> Path:
             raise InputError(f"{config.graph}: nothing to judge settings by: {reason}")
         blind = TripleSplit(split.train, split.valid, np.zeros((0, 3), np.int32))
         trials = [_trial(settings, base, blind, graph) for settings in drawn]
-        best = halve(trials, blind, config.first_epochs)
+        sizes = {"num_entities": graph.num_entities, "num_relations": graph.num_relations}
+        best = halve(trials, blind, config.first_epochs, Ranking(blind, config=base, **sizes))
         table = [
             {**trial.settings, "epochs": max(trial.mrr), "validation_mrr": trial.latest}
             for trial in sorted(trials, key=lambda trial: (-max(trial.mrr), -trial.latest))
@@ -156,9 +157,8 @@ def draw(config: TuneConfig) -> list[dict[str, Any]]:
     return random.Random(f"kg tune:{config.seed}").sample(every, min(config.trials, len(every)))
 
 
-def halve(trials: list[Trial], split: TripleSplit, first_epochs: int) -> Trial:
+def halve(trials: list[Trial], split: TripleSplit, first_epochs: int, ranking: Ranking) -> Trial:
     """Rounds of training until one trial is left; returns it. The worse half of a round is not trained further."""
-    known = KnownAnswers(np.concatenate(split), num_relations=trials[0].training.model.num_relations)
     left, epochs = list(trials), first_epochs
     while True:
         with progress(
@@ -168,14 +168,14 @@ def halve(trials: list[Trial], split: TripleSplit, first_epochs: int) -> Trial:
                 while trial.training.history.epoch < epochs:
                     one_epoch(trial.training, trial.config, shown)
                 valid = split.valid[: trial.config.max_ranked]
-                trial.mrr[epochs] = rank(trial.training.model, valid, known).metrics()["mrr"]
+                trial.mrr[epochs] = ranking.mrr(trial.training.model, valid)
         left.sort(key=lambda trial: -trial.latest)
         if len(left) == 1:
             return left[0]
         left, epochs = left[: (len(left) + 1) // 2], 2 * epochs
 
 
-def _trial(settings: dict[str, Any], base: EmbedConfig, split: TripleSplit, graph: KnowledgeGraph) -> Trial:
+def _trial(settings: dict[str, Any], base: EmbedConfig, split: TripleSplit, graph: GraphFacts) -> Trial:
     config = replace(base, **settings)
     training = begin(split.train, config, num_entities=graph.num_entities, num_relations=graph.num_relations)
     return Trial(settings, config, training, {})

@@ -12,6 +12,19 @@ from kg.errors import InputError
 NEAREST = 3
 
 
+class FewRows:
+    """The rows of a few names among very many, for look-ups that do not need the others."""
+
+    unknown = 0
+
+    def __init__(self, rows: dict[str, int]) -> None:
+        self._rows = rows
+
+    def rows(self, identifiers: Sequence[str]) -> np.ndarray:
+        """As `Vocabulary.rows` of entities."""
+        return np.fromiter((self._rows.get(name, 0) for name in identifiers), np.int32, len(identifiers))
+
+
 class Vocabulary:
     """The rows of a list of identifiers, in its order.
 

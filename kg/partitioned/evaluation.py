@@ -1,4 +1,6 @@
-"""Link prediction against a table on disk: filtered ranks among all entities, or among a stated random sample.
+"""Link prediction block by block, against a table on disk or in memory.
+
+Ranks are filtered, among all entities, or among a stated random sample.
 
 A rank among ten thousand is far better than one among twenty million. Sampled figures therefore carry the size of the
 sample in their names, `sampled_mrr@10000`, and are never called mrr.
@@ -6,14 +8,14 @@ sample in their names, `sampled_mrr@10000`, and are never called mrr.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kg.partitioned.files import TableFile
 from kg.ranking import Ranks
 from kg.transe import NORMS, Norm
 
@@ -23,9 +25,73 @@ QUERIES_AT_ONCE = 128
 CANDIDATES_AT_ONCE = 1 << 13
 
 
+class Table(Protocol):
+    """Entity vectors by row, float32 (num_rows, dim), row 0 of no entity: a `TableFile`, or a `MemoryTable`."""
+
+    num_rows: int
+
+    def block(self, start: int, stop: int) -> np.ndarray: ...
+
+    def rows(self, rows: np.ndarray) -> np.ndarray: ...
+
+
+class MemoryTable:
+    """A table that is in memory anyway."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self.vectors, self.num_rows = vectors, len(vectors)
+
+    def block(self, start: int, stop: int) -> np.ndarray:
+        return self.vectors[start:stop]
+
+    def rows(self, rows: np.ndarray) -> np.ndarray:
+        return self.vectors[rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Among which entities the true one is ranked.
+
+    rows: entity rows in ascending order; None = all of them. count: how many there are.
+    """
+
+    rows: np.ndarray | None
+    count: int
+
+    @classmethod
+    def of(cls, num_entities: int, *, sample: int, seed: int) -> Candidates:
+        """All entities; of more than `FULL_UP_TO` a sample without repeats, unless `sample` is 0."""
+        if not (0 < sample < num_entities and num_entities > FULL_UP_TO):
+            return cls(None, num_entities)
+        drawn = np.random.default_rng(seed).choice(num_entities, sample, replace=False, shuffle=False)
+        return cls(np.sort(drawn) + 1, sample)
+
+    def named(self, figures: Mapping[str, Any]) -> dict[str, Any]:
+        """Figures under names that say when they are of a sample: `sampled_mrr@10000`."""
+        if self.rows is None:
+            return dict(figures)
+        return {f"sampled_{name}@{self.count}" if _is_metric(name) else name: of for name, of in figures.items()}
+
+    def figures(self, ranks: Ranks) -> dict[str, Any]:
+        """`mrr`, `hits@k`, `mean_rank`, and the MRR under the other readings of ties; named as it must be."""
+        other = {f"mrr_{ties}": ranks.metrics(ties)["mrr"] for ties in ("optimistic", "pessimistic")}
+        found = self.named(ranks.metrics() | other)
+        if self.rows is not None:
+            found |= {
+                "mrr": None,
+                "mrr_reason": f"ranked among {self.count:,} drawn entities: sampled_mrr@{self.count}",
+            }
+        return found
+
+    def headline(self, ranks: Ranks) -> str:
+        found = ranks.metrics()
+        among = "" if self.rows is None else f" among {self.count:,} drawn entities"
+        return f"filtered MRR {found['mrr']:.3f}, hits@10 {found['hits@10']:.3f}{among}"
+
+
 def link_prediction(
     triples: np.ndarray,
-    table: TableFile,
+    table: Table,
     relations: Tensor,
     true_triples: Iterable[np.ndarray],
     *,
@@ -37,27 +103,23 @@ def link_prediction(
     """Realistic filtered figures of both sides: `mrr`, `hits@k`, `mean_rank`, or the same with a sample's name.
 
     triples: (n, 3), the ones to rank. relations: (num_relations, dim), twice the rows if reciprocal. true_triples:
-    blocks (n, 3) of everything held true; read once. sample: candidates drawn, without repeats, from a graph of more
-    than `FULL_UP_TO` entities, the same for every question; 0 = always all.
+    blocks (n, 3) of everything held true; read once. sample: see `Candidates.of`.
 
     Raises:
         ValueError: there is no triple to rank.
     """
-    triples = np.asarray(triples, np.int64).reshape(-1, 3)
-    num_entities = table.num_rows - 1
-    sampled = 0 < sample < num_entities and num_entities > FULL_UP_TO
-    candidates = None
-    if sampled:
-        drawn = np.random.default_rng(seed).choice(num_entities, sample, replace=False, shuffle=False)
-        candidates = np.sort(drawn) + 1
-    ranks = rank_on_disk(triples, table, relations, true_triples, candidates, norm=norm, reciprocal=reciprocal)
-    figures = ranks.metrics()
-    return {f"sampled_{name}@{sample}": value for name, value in figures.items()} if sampled else figures
+    candidates = Candidates.of(table.num_rows - 1, sample=sample, seed=seed)
+    ranks = rank_on_disk(triples, table, relations, true_triples, candidates.rows, norm=norm, reciprocal=reciprocal)
+    return candidates.named(ranks.metrics())
+
+
+def _is_metric(name: str) -> bool:
+    return name.startswith(("mrr", "hits@", "mean_rank"))
 
 
 def rank_on_disk(
     triples: np.ndarray,
-    table: TableFile,
+    table: Table,
     relations: Tensor,
     true_triples: Iterable[np.ndarray],
     candidates: np.ndarray | None,
@@ -70,6 +132,7 @@ def rank_on_disk(
     Raises:
         ValueError: the score of a true triple is NaN.
     """
+    triples = np.asarray(triples, np.int64).reshape(-1, 3)
     queries, targets = _questions(triples, table, relations, reciprocal)
     hidden = _hidden(triples, true_triples)
     distance = NORMS[norm]
@@ -92,9 +155,7 @@ def rank_on_disk(
     return Ranks(optimistic, optimistic + equal.reshape(2, -1).T)
 
 
-def _questions(
-    triples: np.ndarray, table: TableFile, relations: Tensor, reciprocal: bool
-) -> tuple[Tensor, list[Tensor]]:
+def _questions(triples: np.ndarray, table: Table, relations: Tensor, reciprocal: bool) -> tuple[Tensor, list[Tensor]]:
     """Where each missing entity should lie, (2n, dim), tails first; and where it does, in lots of QUERIES_AT_ONCE."""
     rows, place = np.unique(triples[:, [0, 2]], return_inverse=True)
     place = place.reshape(-1, 2)
@@ -133,7 +194,7 @@ def _hidden(triples: np.ndarray, true_triples: Iterable[np.ndarray]) -> np.ndarr
     return np.unique(np.concatenate(found), axis=0)
 
 
-def _candidate_blocks(table: TableFile, candidates: np.ndarray | None) -> Iterator[tuple[np.ndarray, Tensor]]:
+def _candidate_blocks(table: Table, candidates: np.ndarray | None) -> Iterator[tuple[np.ndarray, Tensor]]:
     """(entity rows in ascending order, their vectors)."""
     if candidates is not None:
         for start in range(0, len(candidates), CANDIDATES_AT_ONCE):

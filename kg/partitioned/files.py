@@ -18,6 +18,29 @@ AT_ONCE = 1 << 28
 """Bytes of one system call; Linux moves at most 2 GB."""
 
 
+class PickedRows:
+    """Some rows of a table on disk, as an array is read: by slices, or by positions among the picked rows.
+
+    rows: int, ascending. shape: (len(rows), dim).
+    """
+
+    def __init__(self, table: TableFile, rows: np.ndarray) -> None:
+        self.table, self.rows, self.shape = table, rows, (len(rows), table.dim)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
+        """float32 (n, dim); where the rows lie close together, by one read."""
+        rows = self.rows[places]
+        if not len(rows):
+            return np.empty((0, self.table.dim), np.float32)
+        first, last = int(rows.min()), int(rows.max()) + 1
+        if last - first <= 2 * len(rows):
+            return self.table.block(first, last)[rows - first]
+        return self.table.rows(rows)
+
+
 def read_into(file: int, array: np.ndarray, offset: int) -> int:
     """Fills a C-contiguous array from `offset` on; returns its bytes.
 

@@ -25,18 +25,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from kg.embed_config import EmbedConfig
 from kg.errors import InputError
 from kg.partitioned.buckets import Buckets
 from kg.partitioned.layout import Layout, Plan, Visit, rounds
 from kg.partitioned.store import Residents, Shared, State, Store
-from kg.partitioned.visiting import Settings, Tally, train_visit
+from kg.partitioned.visiting import Tally, train_visit
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """What a process is told. meeting: URL by which they find each other. last: the step to stop before."""
 
-    settings: Settings
+    settings: EmbedConfig
     plan: Plan
     layout: Layout
     num_relations: int
@@ -52,7 +53,7 @@ def num_rounds(num_partitions: int) -> int:
 
 
 def train_together(
-    settings: Settings,
+    settings: EmbedConfig,
     plan: Plan,
     layout: Layout,
     num_relations: int,

@@ -44,6 +44,10 @@ class State:
     step: int = 0
     commit: int = 0
     loss_curve: list[float] = field(default_factory=list)
+    validation_curve: list[dict[str, float]] = field(default_factory=list)
+    best_mrr: float | None = None
+    best_epoch: int = 0
+    stopped_by: str = "epochs"
     epoch_loss: float = 0.0
     epoch_triples: int = 0
     triples_seen: int = 0
@@ -51,6 +55,11 @@ class State:
     loads: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
+
+    @property
+    def validated(self) -> int:
+        """The epoch that was validated last; 0 = none yet."""
+        return int(self.validation_curve[-1]["epoch"]) if self.validation_curve else 0
 
     def note(self, loss: float, triples: int, steps_per_epoch: int) -> None:
         """A step is over. loss: summed over its triples."""

@@ -4,79 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 
+from kg.embed_config import EmbedConfig
+from kg.engines import choose_engine
 from kg.errors import InputError
 from kg.partitioned.buckets import Buckets
 from kg.partitioned.layout import Visit
 from kg.partitioned.store import Residents, Shared
-from kg.transe import Diverged, Trainer, TransE, choose_engine
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    dim: int = 100
-    """Numbers in a vector."""
-    norm: Literal["l1", "l2"] = "l2"
-    """Distance between head + relation and tail."""
-    loss: Literal["cross_entropy", "self_adversarial", "margin"] = "cross_entropy"
-    """A name of `kg.losses.LOSSES`."""
-    margin: float = 6.0
-    """Gamma of self_adversarial and margin, in units of distance."""
-    temperature: float = 1.0
-    """Alpha of self_adversarial."""
-    reciprocal: bool = False
-    """Gives every relation a second vector for the question "which head?"."""
-    learning_rate: float = 0.2
-    """Of row-wise Adagrad."""
-    learning_rate_schedule: Literal["constant", "linear"] = "constant"
-    """linear: falls to 0 over the epochs."""
-    init_scale: float = 0.1
-    """Standard deviation of the first vectors' numbers."""
-    num_negatives: int = 512
-    """Negatives of a chunk on each side, drawn from the partitions in memory."""
-    negatives: Literal["uniform", "bernoulli", "typed", "degree"] = "uniform"
-    """A name of `kg.negatives.SAMPLERS`; what it counts, it counts on the triples in memory."""
-    filtered: bool = True
-    """Passes over negatives that are true triples, as far as those are in memory."""
-    engine: Literal["auto", "torch", "fused"] = "auto"
-    """A name of `kg.transe.ENGINES`, or auto."""
-    chunk_size: int = 512
-    """Triples that share their negatives."""
-    batch_size: int = 512
-    """Triples a step."""
-    epochs: int = 20
-    """Passes over the triples."""
-    partitions: int = 0
-    """P; 0 = the fewest that fit into memory_gb (`layout.plan`)."""
-    memory_gb: float = 4.0
-    """Memory of all training processes together, in 10^9 bytes; also bounds the triples in memory at once."""
-    processes: int = 1
-    """Processes of one thread each, training pairs of partitions that have none in common."""
-    checkpoint_every: int = 1
-    """Visits with triples between two commits, from which a killed run goes on exactly; several processes commit after
-    every round."""
-    timeout_minutes: float = 60.0
-    """Several processes: how long one waits for the others at the end of a round."""
-    seed: int = 0
-    """Of the first vectors, the order and the negatives."""
-
-    def __post_init__(self) -> None:
-        positive = ("dim", "learning_rate", "init_scale", "num_negatives", "chunk_size", "batch_size", "epochs")
-        for name in (*positive, "memory_gb", "processes", "checkpoint_every", "timeout_minutes"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"expected {name} above 0, got {getattr(self, name)}")
-        for name in ("margin", "temperature", "partitions"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"expected {name} of at least 0, got {getattr(self, name)}")
-
-    def rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0."""
-        falling = self.learning_rate_schedule == "linear"
-        return self.learning_rate * (1 - epoch / self.epochs) if falling else self.learning_rate
+from kg.trainer import Diverged, Trainer
+from kg.transe import TransE
 
 
 @dataclass(slots=True)
@@ -99,7 +38,7 @@ def train_visit(
     residents: Residents,
     shared: Shared,
     buckets: Buckets,
-    settings: Settings,
+    settings: EmbedConfig,
     epoch: int,
     commit: int,
     triples_at_once: int,
@@ -150,7 +89,7 @@ def _train_part(
 
 
 def _trainer(
-    model: TransE, triples: torch.Tensor, settings: Settings, epoch: int, generator: torch.Generator
+    model: TransE, triples: torch.Tensor, settings: EmbedConfig, epoch: int, generator: torch.Generator
 ) -> Trainer:
     return Trainer(
         model,

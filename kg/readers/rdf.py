@@ -4,16 +4,16 @@ Resources become entities under their IRI (Wikidata's are shortened: `Q42`, `P31
 come from the usual properties (`TEXTS`) in the asked languages, then without a language; `rdf:type` gives types and
 is a triple too; other literals say nothing to a graph of entities.
 
-Texts are kept until the end of the file, since a resource's may stand anywhere: about 500 bytes a resource that has
-some. Triples stream. Of N-Triples and N-Quads the plain lines are read in columns by Arrow, the others, and every
-other format, by pyoxigraph; both read alike.
+Texts are kept until the end of the file, since a resource's may stand anywhere (`kg.readers.rdf_notes`); triples
+stream. Of N-Triples and N-Quads the plain lines are read in columns by Arrow, the others, and every other format, by
+pyoxigraph; both read alike. An interrupted read of N-Triples or N-Quads goes on, other formats are read again.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,15 @@ import pyarrow.compute
 import pyoxigraph as ox
 
 from kg.errors import InputError
+from kg.readers import rdf_notes
 from kg.readers.batches import entity_batches
 from kg.readers.lines import blocks, decoded, malformed, open_stream, size_of
-from kg.records import Alias, Batch, Entity, RawGraph, ReadOptions, Relation
+from kg.readers.rdf_notes import ALIAS, DESCRIPTION, LABEL, Notes
+from kg.records import Batch, RawGraph, ReadOptions
 
 pc: Any = pyarrow.compute  # its functions are made when it is loaded: no type checker sees them
 NEWLINE = 10
 TYPE = "http://www.w3.org/1999/02/22-rdf-syntax-ns#type"
-LABEL, ALIAS, DESCRIPTION = "label", "alias", "description"
 TEXTS = {
     "http://www.w3.org/2000/01/rdf-schema#label": LABEL,
     "http://www.w3.org/2004/02/skos/core#prefLabel": LABEL,
@@ -63,14 +64,12 @@ _CHARACTERS = r"[A-Za-z0-9/:._~?=&+,;@!$()*'-]*"
 _IRI = rf"<[a-z]+://[A-Za-z0-9._-]+(?:[/?]{_CHARACTERS})?(?:#{_CHARACTERS})?>"
 _AFTER = rf"(?: {_IRI})? \.\n$", r" \.\n$"  # in quads a graph may stand before the end
 _TAG = r"[A-Za-z]{1,8}(?:-[A-Za-z0-9]{1,8})*"
-_VALUE = r'^"[^"\\\n\r]*"'
 _NAME = rf"^<(?:{'|'.join(map(re.escape, SHORTENED))})?([^>]+)>.*\n?$"
-LITERAL = re.compile(r'^"([^"]*)"(?:@([A-Za-z0-9-]+))?')
 """Plain lines: IRIs of common ASCII characters, literals without escapes, one blank between the parts."""
 
 
 def read(source: Path, options: ReadOptions) -> RawGraph:
-    """Opens an RDF file.
+    """Opens an RDF file; of N-Triples and N-Quads it goes on at `options.position`, an offset into the unpacked text.
 
     dropped: `literal` (of a property that is no text of a resource), `other_language`, `blank_node` (as subject or
         object: it has no name to come back to).
@@ -80,8 +79,12 @@ def read(source: Path, options: ReadOptions) -> RawGraph:
             (file:line), or where a packed file was cut off.
     """
     ending = _ending(source)
-    facts = _Facts(options.languages)
-    batches = _by_line(source, ending, facts) if ending in BY_LINE else _by_parser(source, FORMATS[ending], facts)
+    facts = _Facts(options.languages, options.notes)
+    batches = (
+        _by_line(source, ending, facts, options.position)
+        if ending in BY_LINE
+        else _by_parser(source, FORMATS[ending], facts)
+    )
     return RawGraph(_with_texts(batches, facts), total_bytes=size_of(source))
 
 
@@ -98,8 +101,9 @@ def _ending(source: Path) -> str:
 def _with_texts(batches: Iterator[Batch], facts: _Facts) -> Iterator[Batch]:
     """The triples, then the records of the resources that have texts or types."""
     yield from batches
-    yield Batch(relations=facts.relations(), dropped=facts.dropped)
-    yield from entity_batches(facts.entities())
+    notes = facts.notes.sorted()
+    yield Batch(relations=notes.relations())
+    yield from entity_batches(notes.entities())
 
 
 # --- statements -----------------------------------------------------------------------------------------------
@@ -110,35 +114,25 @@ def _shortened(iri: str) -> str:
 
 
 class _Facts:
-    """What the statements read so far say: triples since the last batch, texts and types since the beginning."""
+    """What the statements read so far say: triples since the last batch, notes since the beginning."""
 
-    def __init__(self, languages: Sequence[str]) -> None:
+    def __init__(self, languages: Sequence[str], earlier: Iterable[pa.Table] = ()) -> None:
         self.languages = tuple(languages)
         self._preferred = {code.lower(): rank for rank, code in enumerate(languages)}
         self._ranks: dict[str, int | None] = {"": len(self._preferred)}
-        self._texts: dict[str, list[tuple[int, int, str, str]]] = {}
-        self._types: dict[str, list[str]] = {}
-        self._used_as_relation: dict[str, None] = {}
+        self.notes = Notes(earlier)
         self.columns: tuple[list[str], list[str], list[str]] = ([], [], [])
         self.dropped: Counter[str] = Counter()
 
-    def type(self, subject: str, target: str) -> None:
-        """A resource's type, both by id."""
-        self._types.setdefault(subject, []).append(target)
-
-    def used_as_relation(self, names: pa.Array) -> None:
-        self._used_as_relation.update(dict.fromkeys(pc.unique(names).to_pylist()))
-
-    def text(self, subject: str, kind: str, value: str, language: str, place: int) -> None:
+    def text(self, subject: str, kind: int, value: str, language: str, place: int) -> None:
         """A text of a resource, which is given by id; kind: a value of TEXTS; language: "" for none.
 
         place: of two texts in one language the lower place counts.
         """
-        rank = self._rank(language)
-        if rank is None:
+        if (rank := self.rank(language)) is None:
             self.dropped["other_language"] += 1
         else:
-            self._texts.setdefault(subject, []).append((rank, place, kind, value))
+            self.notes.add(subject, kind, value, rank=rank, place=place)
 
     def quad(self, quad: Any, place: int) -> None:
         """A statement as pyoxigraph gives it; place: see `text`."""
@@ -155,41 +149,27 @@ class _Facts:
             for column, name in zip(self.columns, names, strict=True):
                 column.append(name)
             if predicate.value == TYPE:
-                self.type(self.columns[0][-1], self.columns[2][-1])
+                self.notes.add(self.columns[0][-1], rdf_notes.TYPE, self.columns[2][-1], place=place)
 
-    def batch(self, *, bytes_read: int = 0) -> Batch:
-        """The triples since the last batch."""
-        heads, relations, tails = self.columns
-        self.columns = ([], [], [])
-        self._used_as_relation.update(dict.fromkeys(relations))
-        return Batch(heads=heads, relation_ids=relations, tails=tails, bytes_read=bytes_read)
+    def batch(self, plain: Sequence[pa.Array] = (), *, bytes_read: int = 0, position: int = 0) -> Batch:
+        """The triples, notes and tallies since the last batch; plain: columns of triples that came besides."""
+        odd, self.columns = self.columns, ([], [], [])
+        columns = [pa.array(column, pa.string()) for column in odd]
+        if plain:
+            columns = [pa.concat_arrays(pair) for pair in zip(plain, columns, strict=True)]
+        self.notes.add_relations(pc.unique(columns[1]).to_pylist())
+        dropped, self.dropped = +self.dropped, Counter()
+        return Batch(
+            heads=columns[0],
+            relation_ids=columns[1],
+            tails=columns[2],
+            notes=self.notes.taken(),
+            dropped=dropped,
+            bytes_read=bytes_read,
+            position=position,
+        )
 
-    def relations(self) -> list[Relation]:
-        """The relations that have a label, or an IRI whose last part is one."""
-        found = ((name, self._readings(name)[0]) for name in self._used_as_relation)
-        return [Relation(name, label or _local(name)) for name, label in found if label or _local(name) != name]
-
-    def entities(self) -> Iterator[Entity]:
-        """The resources that have texts or types and are no relations, in the order they were met."""
-        for name in dict.fromkeys((*self._texts, *self._types)):
-            if name in self._used_as_relation:
-                continue
-            label, surfaces, description = self._readings(name)
-            label = label or _local(name)
-            aliases = tuple(Alias(surface, rank=rank) for rank, surface in enumerate(surfaces or (label,)))
-            types = tuple(dict.fromkeys(self._types[name])) if name in self._types else ()
-            yield Entity(name, label, aliases, description, types)
-
-    def _readings(self, name: str) -> tuple[str, list[str], str]:
-        """Label, surfaces and description: the first of the most preferred language; "" where there is none."""
-        labels, aliases, descriptions = [], [], []
-        kinds = {LABEL: labels, ALIAS: aliases, DESCRIPTION: descriptions}
-        for _, _, kind, value in sorted(self._texts.get(name, ())):
-            kinds[kind].append(value)
-        surfaces = [*dict.fromkeys(labels + aliases)]
-        return labels[0] if labels else "", surfaces, descriptions[0] if descriptions else ""
-
-    def _rank(self, language: str) -> int | None:
+    def rank(self, language: str) -> int | None:
         """Place among the preferred languages; a region counts as its language (en-GB as en); None = not wanted."""
         if language not in self._ranks:
             code = language.lower()
@@ -197,28 +177,22 @@ class _Facts:
         return self._ranks[language]
 
 
-def _local(iri: str) -> str:
-    """What follows the last `#` or `/`, underscores as blanks: what people read where nobody gave a label."""
-    return re.split(r"[#/]", iri.rstrip("#/"))[-1].replace("_", " ") or iri
-
-
 # --- formats --------------------------------------------------------------------------------------------------
 
 
-def _by_line(source: Path, ending: str, facts: _Facts) -> Iterator[Batch]:
-    for block, number in blocks(source):
+def _by_line(source: Path, ending: str, facts: _Facts, position: int) -> Iterator[Batch]:
+    for block, number in blocks(source, skip=position):
         text = block if block.endswith(b"\n") else block + b"\n"
-        decoded(source, text, number)
+        if not text.isascii():
+            decoded(source, text, number)
         columns, odd = _plain_lines(text, number, ending == ".nq", facts)
-        yield Batch(heads=columns[0], relation_ids=columns[1], tails=columns[2], bytes_read=len(block))
         for place, line in odd:
             _odd_line(source, place, line, FORMATS[ending], facts)
-        yield facts.batch()
+        position += len(block)
+        yield facts.batch(columns, bytes_read=len(block), position=position)
 
 
-def _plain_lines(
-    text: bytes, number: int, quads: bool, facts: _Facts
-) -> tuple[tuple[pa.Array, pa.Array, pa.Array], list[tuple[int, str]]]:
+def _plain_lines(text: bytes, number: int, quads: bool, facts: _Facts) -> tuple[list[pa.Array], list[tuple[int, str]]]:
     """Takes over every plain line, as columns of Arrow; returns triples, and the other lines with their numbers."""
     lines = _lines(text)
     parts = pc.split_pattern(lines, " ", max_splits=2)
@@ -227,19 +201,20 @@ def _plain_lines(
     subjects, predicates, rest = (pc.list_element(parts, place) for place in range(3))
     subject, good_subject = _names(subjects, rf"^{_IRI}$")
     predicate, good_predicate = _names(predicates, rf"^{_IRI}$")
-    after = _AFTER[0] if quads else _AFTER[1]
-    target, good_target = _names(rest, rf"^{_IRI}{after}")
     good = good_subject & good_predicate
-    facts_at = np.flatnonzero(good & good_target)
-    columns = tuple(column.take(pa.array(facts_at)) for column in (subject, predicate, target))
-    facts.used_as_relation(columns[1])
-    _take_types(columns, facts)
-    literal_at = np.flatnonzero(good & _matches(rest, rf"{_VALUE}(?:@{_TAG}|\^\^{_IRI})?{after}"))
-    _take_texts(subject, predicates, rest, literal_at, number + three, facts)
+    after = _AFTER[0] if quads else _AFTER[1]
+    resource_at = np.flatnonzero(good & pc.starts_with(rest, "<").to_numpy(zero_copy_only=False))
+    target, good_target = _names(rest.take(pa.array(resource_at)), rf"^{_IRI}{after}")
+    facts_at = resource_at[good_target]
+    columns = [column.take(pa.array(facts_at)) for column in (subject, predicate)]
+    columns.append(target.filter(pa.array(good_target)))
+    _take_types(columns, number + three[facts_at], facts)
+    literal_at = np.flatnonzero(good & pc.starts_with(rest, '"').to_numpy(zero_copy_only=False))
+    literal_at = _take_literals(subject, predicates, rest, literal_at, number + three, after, facts)
     handled = np.zeros(len(lines), bool)
     handled[three[facts_at]] = handled[three[literal_at]] = True
     odd = [(number + int(place), lines[int(place)].as_py()) for place in np.flatnonzero(~handled)]
-    return columns, [(place, line) for place, line in odd if line.strip()]  # pyrefly: ignore[bad-return]
+    return columns, [(place, line) for place, line in odd if line.strip()]
 
 
 def _lines(text: bytes) -> pa.Array:
@@ -261,27 +236,63 @@ def _matches(texts: pa.Array, pattern: str) -> np.ndarray:
     return pc.match_substring_regex(texts, pattern).to_numpy(zero_copy_only=False)
 
 
-def _take_types(columns: tuple[pa.Array, ...], facts: _Facts) -> None:
-    at = pc.equal(columns[1], _shortened(TYPE))
-    for subject, target in zip(columns[0].filter(at).to_pylist(), columns[2].filter(at).to_pylist(), strict=True):
-        facts.type(subject, target)
+def _take_types(columns: Sequence[pa.Array], places: np.ndarray, facts: _Facts) -> None:
+    at = np.flatnonzero(pc.equal(columns[1], _shortened(TYPE)).to_numpy(zero_copy_only=False))
+    kinds, ranks = np.full(len(at), rdf_notes.TYPE, np.int8), np.zeros(len(at), np.int16)
+    subjects, targets = columns[0].take(pa.array(at)), columns[2].take(pa.array(at))
+    facts.notes.add_columns(subjects, kinds, targets, ranks=ranks, places=places[at])
 
 
-def _take_texts(
-    subjects: pa.Array, predicates: pa.Array, rest: pa.Array, at: np.ndarray, numbers: np.ndarray, facts: _Facts
-) -> None:
-    """Literals of text properties in a wanted language go to `facts`, the others are counted."""
-    tokens = pa.array([f"<{iri}>" for iri in TEXTS])
-    of_text = at[pc.is_in(predicates.take(pa.array(at)), tokens).to_numpy(zero_copy_only=False)]
-    facts.dropped["literal"] += len(at) - len(of_text)
-    tags = "|".join(re.escape(code) for code in facts.languages)
-    tag = rf"(?:@(?i:{tags})(?:-[A-Za-z0-9]{{1,8}})*)?" if tags else ""
-    wanted = of_text[_matches(rest.take(pa.array(of_text)), rf"{_VALUE}(?:{tag}|\^\^{_IRI})(?: |$)")]
-    facts.dropped["other_language"] += len(of_text) - len(wanted)
-    chosen = [column.take(pa.array(wanted)).to_pylist() for column in (subjects, predicates, rest)]
-    for subject, predicate, literal, number in zip(*chosen, numbers[wanted].tolist(), strict=True):
-        value, language = LITERAL.match(literal).groups()  # pyrefly: ignore[missing-attribute]
-        facts.text(subject, TEXTS[predicate[1:-1]], value, language or "", number)
+def _take_literals(
+    subjects: pa.Array,
+    predicates: pa.Array,
+    rest: pa.Array,
+    at: np.ndarray,
+    numbers: np.ndarray,
+    after: str,
+    facts: _Facts,
+) -> np.ndarray:
+    """Plain literals: texts in a wanted language are noted, the others are counted; returns where they stand.
+
+    at: where the rest of a line begins with a quote. A plain one has no escape and a second quote only before its tag,
+    datatype or end; as few tags and datatypes are met, those are looked at once each.
+    """
+    literals = rest.take(pa.array(at))
+    thirds = pc.split_pattern(literals, '"', max_splits=2)  # what stands before, in and behind the quotes
+    three = np.flatnonzero(pc.list_value_length(thirds).to_numpy() == 3)
+    thirds = thirds.take(pa.array(three))
+    values, endings = (pc.list_element(thirds, place) for place in (1, 2))
+    encoded = endings.dictionary_encode()
+    codes = encoded.indices.to_numpy()
+    plain = _matches(encoded.dictionary, rf"^(?:@{_TAG}|\^\^{_IRI})?{after}")[codes]
+    plain &= ~_matches(values, r"[\\\r]")
+    at, codes, values = at[three[plain]], codes[plain], values.filter(pa.array(plain))
+    ranks = [facts.rank(_language(ending)) for ending in encoded.dictionary.to_pylist()]
+    kinds = _text_kinds(predicates.take(pa.array(at)))
+    rank = np.array([-1 if of is None else of for of in ranks], np.int16)[codes]
+    noted = (kinds >= 0) & (rank >= 0)
+    facts.dropped["literal"] += int((kinds < 0).sum())
+    facts.dropped["other_language"] += int(((kinds >= 0) & (rank < 0)).sum())
+    facts.notes.add_columns(
+        subjects.take(pa.array(at[noted])),
+        kinds[noted],
+        values.filter(pa.array(noted)),
+        ranks=rank[noted],
+        places=numbers[at[noted]],
+    )
+    return at
+
+
+def _language(ending: str) -> str:
+    """Of what follows a literal's second quote; "" for none."""
+    return ending[1:].split(" ", 1)[0] if ending.startswith("@") else ""
+
+
+def _text_kinds(predicates: pa.Array) -> np.ndarray:
+    """Kind of text that `<IRI>` predicates give, int8; -1 = none."""
+    encoded = predicates.dictionary_encode()
+    kinds = [TEXTS.get(token[1:-1], -1) for token in encoded.dictionary.to_pylist()]
+    return np.array(kinds, np.int8)[encoded.indices.to_numpy()]
 
 
 def _odd_line(source: Path, number: int, line: str, form: Any, facts: _Facts) -> None:

@@ -22,7 +22,8 @@ class Reader:
     reads: the files it expects, for messages and help.
     locate: name of the module's function () -> Path that finds the source when nobody names it; None where every
         source is somebody's own.
-    resumable: its batches carry a `position`, from which an interrupted read goes on.
+    resumable: its batches carry a `position`, from which an interrupted read goes on; where they carry none (some of
+        a reader's formats), the source is read again from its beginning.
     """
 
     module: str
@@ -54,7 +55,9 @@ READERS: dict[str, Reader] = {
     "wikidata_json": Reader(
         "kg.readers.wikidata_json", "a Wikidata JSON dump (.json, .gz, .bz2, .zst)", resumable=True
     ),
-    "rdf": Reader("kg.readers.rdf", "an RDF file (.nt, .nq, .ttl, .trig, .rdf, .owl, .xml; also .gz, .bz2, .zst)"),
+    "rdf": Reader(
+        "kg.readers.rdf", "an RDF file (.nt, .nq, .ttl, .trig, .rdf, .owl, .xml; also .gz, .bz2, .zst)", resumable=True
+    ),
     "openke": Reader("kg.readers.openke", "an OpenKE folder (entity2id.txt, relation2id.txt, train2id.txt)"),
     "networkx": Reader("kg.readers.networkx", "a graph of networkx: .graphml, .json (node-link), or an edge list"),
     "obo": Reader("kg.readers.obo", "an ontology in OBO format (.obo; also .gz, .bz2, .zst)"),

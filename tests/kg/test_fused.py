@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from kg import fused
+from kg.engines import FusedEngine, StepSettings, TorchEngine
 from kg.losses import LOSSES
 from kg.negatives import KnownQueries
-from kg.transe import NORMS, FusedEngine, StepSettings, TorchEngine, TransE
+from kg.transe import NORMS, TransE
 
 NUM_ENTITIES, NUM_RELATIONS = 60, 4
 

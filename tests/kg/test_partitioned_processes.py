@@ -5,15 +5,16 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from kg.embed_config import EmbedConfig
 from kg.errors import InputError
 from kg.partitioned.buckets import blocks
 from kg.partitioned.train import PartitionedTraining
-from kg.partitioned.visiting import Settings
 
 NUM_ENTITIES, NUM_RELATIONS = 120, 3
 
@@ -26,7 +27,18 @@ def made_triples(count=1500):
 
 def begun(folder, **changes):
     given = {"dim": 8, "num_negatives": 8, "batch_size": 32, "chunk_size": 16, "engine": "torch"}
-    settings = Settings(**{**given, "learning_rate": 0.1, "processes": 2, "partitions": 4, "epochs": 2, **changes})
+    settings = EmbedConfig(
+        **{
+            **given,
+            "graph": Path("graph"),
+            "output": Path("vectors"),
+            "learning_rate": 0.1,
+            "processes": 2,
+            "partitions": 4,
+            "epochs": 2,
+            **changes,
+        }
+    )
     of = {"num_entities": NUM_ENTITIES, "num_relations": NUM_RELATIONS}
     return PartitionedTraining.begin(blocks(made_triples()), settings, folder=folder, **of)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from kg.embed_config import EmbedConfig
 from kg.errors import InputError
 from kg.partitioned import store as store_module
 from kg.partitioned.buckets import blocks
@@ -16,8 +17,8 @@ from kg.partitioned.files import TableFile
 from kg.partitioned.layout import num_loads
 from kg.partitioned.store import Store
 from kg.partitioned.train import PartitionedTraining, fit_partitioned
-from kg.partitioned.visiting import Settings
-from kg.transe import Trainer, TransE
+from kg.trainer import Trainer
+from kg.transe import TransE
 
 NUM_ENTITIES, NUM_RELATIONS = 211, 8
 
@@ -34,7 +35,8 @@ TRIPLES = made_triples()
 
 def made_settings(**changes):
     given = {"dim": 8, "num_negatives": 8, "batch_size": 32, "chunk_size": 16, "epochs": 3, "engine": "torch"}
-    return Settings(**{**given, "learning_rate": 0.1, "partitions": 4, **changes})
+    places = {"graph": Path("graph"), "output": Path("vectors")}
+    return EmbedConfig(**{**places, **given, "learning_rate": 0.1, "partitions": 4, **changes})
 
 
 def fitted(folder, settings, triples=TRIPLES):
@@ -127,10 +129,10 @@ def bytes_of(folder):
     return (folder / "entity_embeddings.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("checkpoint_every", [1, 4])
-def test_a_run_stopped_after_any_visit_goes_on_exactly(tmp_path, checkpoint_every):
+@pytest.mark.parametrize("visits_per_commit", [1, 4])
+def test_a_run_stopped_after_any_visit_goes_on_exactly(tmp_path, visits_per_commit):
     """A swap, an accumulator or a random state that is not saved shows only as other vectors."""
-    settings = made_settings(epochs=2, checkpoint_every=checkpoint_every)
+    settings = made_settings(epochs=2, visits_per_commit=visits_per_commit)
     whole = fitted(tmp_path / "whole", settings)
     expected = bytes_of(tmp_path / "whole")
     for stop in range(1, 2 * whole.steps_per_epoch):
@@ -238,7 +240,7 @@ def test_divergence_names_where_and_what_to_do(tmp_path):
         fitted(tmp_path, made_settings(learning_rate=1e30, epochs=3, loss="margin"))
 
 
-@pytest.mark.parametrize("changes", [{"epochs": 0}, {"memory_gb": 0.0}, {"partitions": -1}, {"checkpoint_every": 0}])
+@pytest.mark.parametrize("changes", [{"epochs": 0}, {"memory_gb": -1.0}, {"partitions": -1}, {"visits_per_commit": 0}])
 def test_settings_out_of_range_are_refused(changes):
     with pytest.raises(InputError, match=next(iter(changes))):
         made_settings(**changes)

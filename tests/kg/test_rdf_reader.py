@@ -108,9 +108,10 @@ def slow(source, form):
     facts = rdf._Facts(("en",))
     for place, quad in enumerate(ox.parse(source, format=form), 1):
         facts.quad(quad, place)
-    columns = facts.columns
+    columns, dropped = facts.columns, facts.dropped
     facts.batch()
-    return list(facts.entities()), facts.relations(), sorted(zip(*columns, strict=True)), facts.dropped
+    notes = facts.notes.sorted()
+    return list(notes.entities()), notes.relations(), sorted(zip(*columns, strict=True)), dropped
 
 
 def unordered(entities):

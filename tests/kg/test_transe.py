@@ -5,9 +5,11 @@ import itertools
 import pytest
 import torch
 
+from kg.engines import ENGINES, RowAdagrad
 from kg.losses import LOSSES
 from kg.negatives import KnownQueries
-from kg.transe import ENGINES, NORMS, Diverged, RowAdagrad, Trainer, TransE
+from kg.trainer import Diverged, Trainer
+from kg.transe import NORMS, TransE
 
 NUM_ENTITIES, NUM_RELATIONS, DIM = 12, 3, 5
 
@@ -228,3 +230,26 @@ def test_score_all_holds_the_score_of_each_entity(norm, reciprocal):
                 asked = (h, r, entity) if side == 0 else (entity, r, t)
                 expected = oracle_score(model, *asked, side)
                 torch.testing.assert_close(scores[i, entity], expected, atol=1.1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_step_stays_on_the_device_of_the_tables(norm):
+    """No machine of the tests has a graphics card: a tensor made on the default device would fail on the first that
+    has. Here that default is `meta`, on which nothing can be computed with the CPU's."""
+    generator = torch.Generator().manual_seed(0)
+    triples = torch.tensor([[1, 0, 2], [2, 1, 3], [3, 0, 4], [1, 1, 4]])
+    model = TransE.initialised(
+        num_entities=5, num_relations=2, dim=4, scale=1.0, generator=generator, norm=norm, reciprocal=True
+    )
+    settings = {"margin": 1.0, "temperature": 1.0, "learning_rate": 0.1, "num_negatives": 3}
+    sizes = {"batch_size": 4, "chunk_size": 2, "generator": generator, "negatives": "bernoulli"}
+    trainer = Trainer(model, triples, loss="self_adversarial", **settings, **sizes)
+    negatives, weights = torch.randint(1, 6, (1, 4, 3), generator=generator), torch.ones(1, 4, 2)
+    before = model.entities.clone()
+    with torch.device("meta"):
+        loss = trainer.engine.steps(triples.unsqueeze(0), negatives, weights)
+        scores = model.score_all(triples, 1)
+    assert loss > 0
+    assert scores.device == torch.device("cpu")
+    assert not torch.equal(before, model.entities)
+    assert model.to("cpu") is model
