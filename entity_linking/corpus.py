@@ -18,8 +18,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, get_args
+from typing import get_args
 
+from entity_linking.corpora.columns import Columns
 from entity_linking.corpora.files import (
     NO_TOPIC,
     files_like,
@@ -31,9 +32,10 @@ from entity_linking.corpora.files import (
     text_and_jsonl,
 )
 from entity_linking.corpora.mediawiki import read_mediawiki
-from entity_linking.corpora.records import BadRecord, Columns, Document, NamedFile, Reader, Rejected
+from entity_linking.corpora.records import BadRecord, Document, NamedFile, Reader, Rejected
 from entity_linking.corpora.seen import SeenIds
 from entity_linking.corpora.tables import arrow_files, read_arrow, read_csv, read_parquet
+from entity_linking.link_config import OnBadRecord
 from kg.errors import InputError
 from kg.sources import resolve_source
 
@@ -50,7 +52,6 @@ __all__ = [
     "repeated",
 ]
 
-OnBadRecord = Literal["error", "reject"]
 REPLACED = re.compile("[\0\ud800-\udfff]")
 REPLACEMENT = "\ufffd"
 

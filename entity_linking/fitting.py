@@ -157,14 +157,20 @@ def calibration_error(score: Floats, correct: Flags) -> float:
     return float(np.abs(gap).sum() / len(score))
 
 
-def coverage_curve(score: Floats, correct: Flags) -> list[dict[str, float]]:
-    """Precision of the surest links, by share of all mentions linked; `score` is the least among them."""
-    order = np.argsort(-score, kind="stable")
+def coverage_curve(score: Floats, correct: Flags, given: Flags | None = None) -> list[dict[str, float]]:
+    """Precision of the surest links, by share of all mentions linked; `score` is the least among them.
+
+    given: the mentions that may be linked at all, bool (num_mentions,), None = every one; the curve ends at their
+    share.
+    """
+    given = np.ones(len(score), dtype=bool) if given is None else given
+    order = np.flatnonzero(given)[np.argsort(-score[given], kind="stable")]
     right = np.cumsum(correct[order])
-    places = [max(1, round(share * len(score))) for share in COVERAGES] if len(score) else []
+    shares = [*(share for share in COVERAGES if share * len(score) < len(order)), len(order) / max(len(score), 1)]
+    places = [max(1, round(share * len(score))) for share in shares] if len(order) else []
     return [
         {"coverage": share, "precision": float(right[k - 1] / k), "score": float(score[order[k - 1]])}
-        for share, k in zip(COVERAGES, places, strict=False)
+        for share, k in zip(shares, places, strict=False)
     ]
 
 

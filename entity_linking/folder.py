@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +17,7 @@ from entity_linking.candidates import CandidateTable, Floats
 from entity_linking.coherence import Coherence
 from entity_linking.context import ContextWords
 from entity_linking.encoder import EncoderSimilarity
-from entity_linking.fitting import threshold_for
+from entity_linking.fitting import coverage_curve, threshold_for
 from entity_linking.linker import EntityLinker
 from entity_linking.matcher import AliasMatcher
 from entity_linking.normalise import Flags
@@ -81,8 +83,16 @@ def open_linker(folder: str | Path) -> EntityLinker:
     Raises:
         InputError: no such artifact, or one of another version's weights.
     """
-    folder = Path(folder)
-    open_artifact(folder, stage=STAGE)
+    open_artifact(Path(folder), stage=STAGE)
+    return read_linker(Path(folder))
+
+
+def read_linker(folder: Path) -> EntityLinker:
+    """What `save_linker` wrote.
+
+    Raises:
+        InputError: another version's weights.
+    """
     settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     if strange := settings["weights"].keys() ^ {of.name for of in fields(LinkWeights)}:
         raise InputError(
@@ -114,13 +124,22 @@ def open_linker(folder: str | Path) -> EntityLinker:
         labels=entities["label"].combine_chunks(),
         min_score=settings["min_score"],
         agreement=settings["agreement"],
-        dropped_aliases=settings["dropped_aliases"],
+        dropped_aliases=Counter(settings["dropped_aliases"]),
     )
 
 
-def save_held_out(folder: Path, score: Floats, correct: Flags) -> None:
-    """The scores of links in held-out documents, and whether they were right, for `score_for_precision`."""
-    np.savez(folder / HELD_OUT, score=score.astype(np.float32), correct=correct)
+def save_held_out(folder: Path, score: Floats, correct: Flags, agreed: Flags) -> None:
+    """The scores of links in held-out documents, whether they were right, and whether all signals agreed on them."""
+    np.savez(folder / HELD_OUT, score=score.astype(np.float32), correct=correct, agreed=agreed)
+
+
+def expected_precision(folder: Path, *, agreement: bool) -> list[dict[str, Any]]:
+    """Precision by coverage on a linker's held-out documents, `agreement` as in `EntityLinker`; [] without any."""
+    if not (folder / HELD_OUT).is_file():
+        return []
+    held_out = np.load(folder / HELD_OUT)
+    given = held_out["agreed"] | (not agreement)
+    return coverage_curve(held_out["score"].astype(np.float64), held_out["correct"], given)
 
 
 def score_for_precision(folder: Path, precision: float) -> float:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from entity_linking.alias_table import AliasTable
-from entity_linking.candidates import Candidates, CandidateTable, Floats, Rows, Singles
+from entity_linking.candidates import CandidateTable, Floats, Rows, Singles
 from entity_linking.coherence import Coherence, load_vectors
 from entity_linking.context import ContextWords
 from entity_linking.encoder import EncoderSimilarity
@@ -28,6 +28,8 @@ from kg.graph import KnowledgeGraph
 
 BATCH_CHARACTERS = 200_000
 """Texts are linked in batches of about this many characters; longer texts are cut at a blank."""
+SIGNALS = ("prior", "coherence", "context")
+"""Terms that must agree where `EntityLinker.agreement` is asked for."""
 LAST_BLANK = re.compile(r"\s(?=\S*\Z)")
 
 
@@ -48,6 +50,12 @@ class LinkTable:
     score: npt.NDArray[np.float32]
     counts: Counter[str]
     dropped: Counter[str]
+
+
+def no_links() -> LinkTable:
+    """The links of nothing."""
+    none = np.zeros(0, dtype=np.int64)
+    return LinkTable(none, none, none, none.astype(np.int32), none.astype(np.float32), Counter(), Counter())
 
 
 class EntityLinker:
@@ -140,8 +148,7 @@ class EntityLinker:
 
     @property
     def alias_table(self) -> AliasTable:
-        """What its matcher finds."""
-        assert isinstance(self.detector, AliasMatcher), "asked of linkers of a matcher of aliases alone"
+        """The aliases whose keys its detector speaks of."""
         return self.detector.table
 
     def link(self, text: str) -> list[Link]:
@@ -166,9 +173,7 @@ class EntityLinker:
         """The links of many texts as columns; the way to link a corpus."""
         parts = [self._link_pieces(pieces) for pieces in batches(texts)]
         if not parts:
-            none = np.zeros(0, dtype=np.int64)
-            rows = none.astype(np.int32)
-            return LinkTable(none, none, none, rows, none.astype(np.float32), Counter(), Counter())
+            return no_links()
         return LinkTable(
             document=np.concatenate([part.document for part in parts]),
             start=np.concatenate([part.start for part in parts]),
@@ -203,9 +208,9 @@ class EntityLinker:
         best = np.append(scored.score, 0.0)[scored.best].astype(np.float32)
         linked = (scored.best >= 0) & (best >= np.float32(self.min_score))
         if self.agreement:
-            for name in ("prior", "coherence", "context"):
+            for name in SIGNALS:
                 if name in scored.terms:
-                    linked &= agrees(scored.terms[name], scored.candidates, scored.best)
+                    linked &= agrees(scored.terms[name], scored.candidates.bounds, scored.best)
         return linked
 
     def _link_pieces(self, pieces: Sequence[Piece]) -> LinkTable:
@@ -259,14 +264,14 @@ class EntityLinker:
         return ExplainedMention(mention, surface, tuple(candidates), float(scored.nil[i]), nil, link)
 
 
-def agrees(term: Floats, candidates: Candidates, best: Ints) -> Flags:
+def agrees(term: Floats, bounds: Ints, best: Ints) -> Flags:
     """Where a mention's best candidate has the highest value of a term too, or the term is the same for all.
 
-    term: (num_candidates,). best: (num_mentions,), -1 for none, which agrees with nothing.
+    term: (num_candidates,). bounds: (num_mentions + 1,). best: (num_mentions,), -1 for none, which agrees with nothing.
     """
     given = best >= 0
     agreed = np.zeros(len(best), dtype=bool)
-    highest = np.maximum.reduceat(term, candidates.bounds[:-1][given]) if given.any() else term[:0]
+    highest = np.maximum.reduceat(term, bounds[:-1][given]) if given.any() else term[:0]
     agreed[given] = term[best[given]] >= highest
     return agreed
 

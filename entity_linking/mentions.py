@@ -95,7 +95,9 @@ def _is_name(flag):
 
 
 class MentionDetector(Protocol):
-    """Finds mentions in texts. The mentions of a text never depend on the texts beside it."""
+    """Finds mentions in texts, as keys of a table. The mentions of a text never depend on the texts beside it."""
+
+    table: AliasTable
 
     def detect(self, texts: Sequence[str]) -> MentionTable: ...
 
@@ -160,6 +162,7 @@ class Union:
 
     def __init__(self, *detectors: MentionDetector) -> None:
         self.detectors = detectors
+        self.table = detectors[0].table
 
     def detect(self, texts: Sequence[str]) -> MentionTable:
         found = self.detectors[0].detect(texts)

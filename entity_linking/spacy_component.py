@@ -14,7 +14,6 @@ from spacy.language import Language
 from spacy.tokens import Doc, Span
 
 from entity_linking.linker import EntityLinker
-from entity_linking.matcher import AliasMatcher
 from entity_linking.mentions import GivenSpans
 from entity_linking.records import Candidate, ExplainedMention
 from kg.errors import InputError
@@ -103,5 +102,4 @@ def make_linker(nlp: Language, name: str, path: str, mentions: str) -> SpacyLink
     """path: a linker's folder (`link train`)."""
     del nlp, name
     linker = EntityLinker.from_pretrained(Path(path))
-    assert isinstance(linker.detector, AliasMatcher), "a linker on disk has a matcher"
     return SpacyLinker(linker, mentions=mentions)

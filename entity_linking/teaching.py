@@ -68,7 +68,7 @@ def learn(linker: EntityLinker, config: LinkTrainConfig, writer: ArtifactWriter)
         )
         if exhaustive:
             linker.reranker.link_log_odds = counts.log_odds(linker.alias_table.num_keys).astype(np.float32)
-    save_held_out(writer.path, found.score, found.correct)
+    save_held_out(writer.path, found.score, found.correct, found.agreed)
     scores = {str(target): found.threshold(target) for target in TARGETS}
     linker.min_score = _min_score(config, found.threshold(config.target_precision or 1.0))
     writer.dropped.update(+dropped)

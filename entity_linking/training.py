@@ -22,7 +22,7 @@ from entity_linking.fitting import (
     threshold_for,
 )
 from entity_linking.gold import GoldDocument
-from entity_linking.linker import BATCH_CHARACTERS, EntityLinker
+from entity_linking.linker import BATCH_CHARACTERS, SIGNALS, EntityLinker, agrees
 from entity_linking.mentions import GivenSpans, MentionTable, Union
 from entity_linking.normalise import Flags, Ints
 from entity_linking.prefixes import NO_KEY
@@ -168,13 +168,15 @@ def _log_odds_elsewhere(counts: LinkCounts, batch: GoldBatch) -> Floats:
 class Trained:
     """weights: fitted on all documents. figures: of documents that the weights and priors behind them never saw.
 
-    score, correct: float64, bool (num_mentions,): by cross-validation, of every mention whose fate is known.
+    score, correct, agreed: float64, bool, bool (num_mentions,): by cross-validation, of every mention whose fate is
+        known; agreed: prior, coherence and context all name the best candidate.
     """
 
     weights: LinkWeights
     figures: dict[str, Any]
     score: Floats
     correct: Flags
+    agreed: Flags
 
     def threshold(self, precision: float) -> float | None:
         """The least score whose links are right that often."""
@@ -203,7 +205,7 @@ def train(
     fold_of = np.random.default_rng(seed).permutation(num_documents) % folds
     everything = gold_examples(linker, batches, counts, smoothing=smoothing, log_odds=log_odds)
     score, best = np.zeros(len(everything.document)), np.full(len(everything.document), -1, dtype=np.int64)
-    choice = best.copy()
+    choice, agreed = best.copy(), np.zeros(len(best), dtype=bool)
     for fold in range(folds):
         held_out = fold_of == fold
         kept = counts.without(held_out)
@@ -213,10 +215,22 @@ def train(
         found, chosen = examples.predict(weights)
         score[test], best[test] = found[test], chosen[test]
         choice[test] = _likeliest(examples)[test]
+        agreed[test] = _agreed(examples, chosen)[test]
     known = everything.target != UNKNOWN
     correct = (best >= 0) & (best == everything.target)
     figures = figures_of(everything, score, best, by_prior=choice)
-    return Trained(fit_weights(everything), figures, score[known & (best >= 0)], correct[known & (best >= 0)])
+    told = known & (best >= 0)
+    figures["curve_agreement"] = coverage_curve(score[told], correct[told], agreed[told])
+    return Trained(fit_weights(everything), figures, score[told], correct[told], agreed[told])
+
+
+def _agreed(examples: Examples, best: Ints) -> Flags:
+    """Where prior, coherence and context, those there are, all name the best candidate."""
+    agreed = np.ones(len(best), dtype=bool)
+    for column, name in enumerate(examples.names):
+        if name in SIGNALS:
+            agreed &= agrees(examples.terms[:, column], examples.bounds, best)
+    return agreed
 
 
 def _likeliest(examples: Examples) -> Ints:

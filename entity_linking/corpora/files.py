@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from entity_linking.corpora.columns import Columns
 from entity_linking.corpora.records import (
     PACKED,
     BadRecord,
-    Columns,
     Document,
     NamedFile,
     Record,

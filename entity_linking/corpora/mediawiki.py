@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from entity_linking.corpora.records import Columns, Document, Record
+from entity_linking.corpora.columns import Columns
+from entity_linking.corpora.records import Document, Record
 from entity_linking.corpora.wikitext import CATEGORIES, ENGLISH, FILES, NAMESPACES, Site, plain_text
 from kg.errors import InputError
 from kg.readers.lines import open_stream

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from entity_linking.corpora.columns import Columns
 from entity_linking.records import Link
 
 RAW_CHARACTERS = 10_000
@@ -29,20 +30,6 @@ class Document:
     title: str = ""
     topic: str = ""
     links: tuple[Link, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Names under which a corpus keeps the parts of a document: keys of jsonl, columns of the tables."""
-
-    text: str = "text"
-    """The text itself; the only one that must be there."""
-    id: str = "id"
-    """The document's name, a string or a whole number; without one, file and line or row are the name."""
-    title: str = "title"
-    """The document's title."""
-    topic: str = "topic"
-    """An editor's label of the document."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from entity_linking.corpora.records import RAW_CHARACTERS, BadRecord, Columns, NamedFile, Record, document_of, utf8
+from entity_linking.corpora.columns import Columns
+from entity_linking.corpora.records import RAW_CHARACTERS, BadRecord, NamedFile, Record, document_of, utf8
 from kg.errors import InputError
 from kg.readers.lines import open_stream
 

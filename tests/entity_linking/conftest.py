@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from safetensors.numpy import save_file
 
+from entity_linking.annotate import LinkConfig
 from entity_linking.gold import GoldDocument
 from entity_linking.records import Link
 from kg.artifact import write_artifact
@@ -114,3 +115,58 @@ def bank_documents() -> Callable[..., list[GoldDocument]]:
 @pytest.fixture
 def write_gold() -> Callable[[Path, list[GoldDocument]], None]:
     return write_jsonl
+
+
+NAMES = ["Oslo", "Bergen", "Norway", "fjord", "Grieg"]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> LinkConfig:
+    """Texts of a jsonl corpus about five names of the north, as a config of `link`; each text holds an emoji."""
+    count = len(NAMES)
+    graph = KnowledgeGraph(
+        entities=pa.table(
+            {
+                "row": list(range(1, count + 1)),
+                "id": [name.lower() for name in NAMES],
+                "label": NAMES,
+                "aliases": pa.array([[name] for name in NAMES], pa.list_(pa.string())),
+                "description": [f"{name} is in the north" for name in NAMES],
+                "types": pa.array([["thing"]] * count, pa.list_(pa.string())),
+                "count": [1] * count,
+            }
+        ),
+        relations=pa.table({"row": [0], "id": ["in"], "label": ["in"]}),
+        aliases=pa.table(
+            {
+                "alias": [*NAMES, "Edvard"],
+                "entity": [*range(1, count + 1), 5],
+                "prior": [1.0] * (count + 1),
+            }
+        ),
+        triples=np.array([[1, 0, 3], [2, 0, 3]], dtype=np.int32),
+    )
+    with write_artifact(Made(tmp_path / "graph"), stage="kg build") as writer:
+        graph.save(writer.path)
+    with write_artifact(Made(tmp_path / "vectors"), stage="kg embed") as writer:
+        vectors = np.random.default_rng(0).normal(size=(count + 1, 8)).astype(np.float32)
+        save_file({"entity_embeddings": vectors}, writer.path / "entity_embeddings.safetensors")
+        (writer.path / "vocabulary.txt").write_text("".join(f"{n.lower()}\n" for n in NAMES), encoding="utf-8")
+    lines = [
+        {
+            "id": f"d{i}",
+            "title": f"Text {i}",
+            "text": f"é😀 {NAMES[i % 5]} and fjords near {NAMES[i * 3 % 5]}. " * (i % 4),
+        }
+        for i in range(23)
+    ]
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return LinkConfig(
+        graph=tmp_path / "graph",
+        vectors=tmp_path / "vectors",
+        corpus="jsonl",
+        source=str(corpus),
+        output=tmp_path / "linked",
+        shard_documents=4,
+    )

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
-from entity_linking import annotate
-from entity_linking.annotate import LINKED, LinkConfig, read_linked, run
+from entity_linking import parts
+from entity_linking.annotate import LinkConfig, read_linked, run
 from entity_linking.records import LinkedDocument
+from entity_linking.shards import LINKED
 from kg.artifact import open_artifact, write_artifact
 from kg.errors import InputError
-from kg.graph import KnowledgeGraph
-
-NAMES = ["Oslo", "Bergen", "Norway", "fjord", "Grieg"]
 
 
 @dataclass(frozen=True)
@@ -28,57 +24,6 @@ class Made:
 
     def inputs(self) -> dict[str, Path]:
         return {}
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> LinkConfig:
-    count = len(NAMES)
-    graph = KnowledgeGraph(
-        entities=pa.table(
-            {
-                "row": list(range(1, count + 1)),
-                "id": [name.lower() for name in NAMES],
-                "label": NAMES,
-                "aliases": pa.array([[name] for name in NAMES], pa.list_(pa.string())),
-                "description": [f"{name} is in the north" for name in NAMES],
-                "types": pa.array([["thing"]] * count, pa.list_(pa.string())),
-                "count": [1] * count,
-            }
-        ),
-        relations=pa.table({"row": [0], "id": ["in"], "label": ["in"]}),
-        aliases=pa.table(
-            {
-                "alias": [*NAMES, "Edvard"],
-                "entity": [*range(1, count + 1), 5],
-                "prior": [1.0] * (count + 1),
-            }
-        ),
-        triples=np.array([[1, 0, 3], [2, 0, 3]], dtype=np.int32),
-    )
-    with write_artifact(Made(tmp_path / "graph"), stage="kg build") as writer:
-        graph.save(writer.path)
-    with write_artifact(Made(tmp_path / "vectors"), stage="kg embed") as writer:
-        vectors = np.random.default_rng(0).normal(size=(count + 1, 8)).astype(np.float32)
-        save_file({"entity_embeddings": vectors}, writer.path / "entity_embeddings.safetensors")
-        (writer.path / "vocabulary.txt").write_text("".join(f"{n.lower()}\n" for n in NAMES), encoding="utf-8")
-    lines = [
-        {
-            "id": f"d{i}",
-            "title": f"Text {i}",
-            "text": f"é😀 {NAMES[i % 5]} and fjords near {NAMES[i * 3 % 5]}. " * (i % 4),
-        }
-        for i in range(23)
-    ]
-    corpus = tmp_path / "corpus.jsonl"
-    corpus.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return LinkConfig(
-        graph=tmp_path / "graph",
-        vectors=tmp_path / "vectors",
-        corpus="jsonl",
-        source=str(corpus),
-        output=tmp_path / "linked",
-        shard_documents=4,
-    )
 
 
 def linked(config: LinkConfig) -> list[LinkedDocument]:
@@ -118,26 +63,28 @@ def test_every_shard_size_gives_the_same_links_and_figures(world: LinkConfig) ->
 def test_an_interrupted_run_goes_on_behind_its_last_shard(world: LinkConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that starts over wastes hours; one that trusts a torn shard loses documents."""
     whole = linked(replace(world, output=world.output.with_name("whole")))
-    link_shard, made = annotate.link_shard, []
+    link_shard, made = parts.link_shard, []
 
-    def failing(linker, documents, path):
+    def failing(linker, documents, path, **options):
         if len(made) == 2:
-            path.with_name(path.name + ".tmp").write_bytes(b"torn")
+            path.with_name(path.name + ".1.tmp").write_bytes(b"torn")
             raise KeyboardInterrupt
         made.append(path.name)
-        link_shard(linker, documents, path)
+        link_shard(linker, documents, path, **options)
 
-    monkeypatch.setattr(annotate, "link_shard", failing)
+    monkeypatch.setattr(parts, "link_shard", failing)
     with pytest.raises(KeyboardInterrupt):
         run(world)
     assert not world.output.exists()
     made.clear()
-    monkeypatch.setattr(annotate, "link_shard", lambda *args: (made.append(args[2].name), link_shard(*args)))
-    assert linked(world) == whole
-    assert made == ["shard-00002.parquet", "shard-00003.parquet", "shard-00004.parquet"]
+    monkeypatch.setattr(
+        parts, "link_shard", lambda *args, **options: (made.append(args[2].name), link_shard(*args, **options))
+    )
+    assert linked(replace(world, processes=1)) == whole  # another number of processes goes on as well
+    assert made == [f"shard-00000-{i:05d}.parquet" for i in (2, 3, 4)]
     manifest = open_artifact(world.output, stage="link")
     assert manifest.data["resumed"]
-    assert set(manifest.data["files"]) == {f"shard-{i:05d}.parquet" for i in range(5)}
+    assert set(manifest.data["files"]) == {f"shard-00000-{i:05d}.parquet" for i in range(5)}
     assert manifest.counts == open_artifact(world.output.with_name("whole"), stage="link").counts
 
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entity_linking.corpora.records import Columns, Rejected
+from entity_linking.corpora.columns import Columns
+from entity_linking.corpora.records import Rejected
 from entity_linking.corpora.seen import SeenIds
 from entity_linking.corpus import Document, read_corpus
 from kg.errors import InputError

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from entity_linking import fit_priors, self_labels, train
-from entity_linking.annotate import LinkConfig, linker_of, read_linked
+from entity_linking.annotate import LinkConfig, read_linked
 from entity_linking.annotate import run as run_link
 from entity_linking.folder import save_held_out, score_for_precision
 from entity_linking.gold import GoldDocument
 from entity_linking.linker import EntityLinker
+from entity_linking.linking import linker_of
 from entity_linking.priors import LinkCounts, fitted_mass
 from entity_linking.records import Link
 from entity_linking.train import LinkTrainConfig
@@ -170,7 +171,7 @@ def test_a_corpus_is_linked_by_a_trained_linker_and_several_processes(bank_world
     assert one.counts == two.counts
     assert len(list(read_linked(tmp_path / "one"))) == 50
     assert linker_of(replace(config, target_precision=0.9)).min_score != linker_of(config).min_score
-    save_held_out(tmp_path, np.linspace(0, 1, 99), np.zeros(99, bool))
+    save_held_out(tmp_path, np.linspace(0, 1, 99), np.zeros(99, bool), np.ones(99, bool))
     with pytest.raises(InputError, match="no score reaches a precision"):
         score_for_precision(tmp_path, 0.5)
 
