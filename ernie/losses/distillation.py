@@ -1,8 +1,9 @@
-"""Distillation losses as tensor functions, and the module that adds them up over layer pairs.
+"""Distillation losses as tensor functions; `matching` says which layers they compare, `intermediate` adds them up.
 
-Every function returns one value an example, shape `(batch_size,)`: the mean over its real positions. Their
-mean over examples is therefore the same under extra padding, another order and another cut into batches, and
-gradient accumulation changes nothing.
+Every function but the two `released_…` returns one value an example, shape `(batch_size,)`: the mean over its real
+positions. Their mean over examples is therefore the same under extra padding, another order and another cut into
+batches, and gradient accumulation changes nothing. All are 0 when student is teacher, but for the cross-entropies
+(`prediction_loss`, `sampled_distribution_loss`), whose gradient is.
 
 TinyBERT: Jiao et al., Findings of EMNLP 2020 (arXiv 1909.10351), equation numbers of that version.
 MiniLMv2: Wang et al., Findings of ACL 2021 (arXiv 2012.15828), section 3.1.
@@ -11,35 +12,69 @@ MiniLMv2: Wang et al., Findings of ACL 2021 (arXiv 2012.15828), section 3.1.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ernie.errors import InputError
 
+ROUNDING = 1e-4
+"""Relative size of a difference of two passes in single precision that says nothing."""
+
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 
-def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error of token states: TinyBERT eq. 8 (hidden) and eq. 9 (embedding output).
+def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor, *, weights: Tensor | None = None) -> Tensor:
+    """Mean squared error of states: TinyBERT eq. 8 (hidden) and eq. 9 (embedding output); entity states alike.
 
-    The released code averages over padded positions too; we average over real ones.
+    The released code averages over padded positions too (`released_hidden_loss`); we average over real ones.
 
     Args:
-        student: shape (batch_size, seq_len, teacher_width), already projected to the teacher's width.
-        teacher: shape (batch_size, seq_len, teacher_width).
-        mask: shape (batch_size, seq_len), 1 at a real position.
+        student: shape (batch_size, length, teacher_width), already projected to the teacher's width.
+        teacher: shape (batch_size, length, teacher_width).
+        mask: shape (batch_size, length), 1 at a real position.
+        weights: shape (batch_size, length), a factor on each position's error (`change_weights`).
 
     Returns:
         shape (batch_size,); 0 for an example without a real position.
     """
     _same_shape("hidden states", student, teacher)
+    student = _full(student)
     error = (student - teacher.to(student.dtype)).square().mean(dim=-1)
+    if weights is not None:
+        error = error * weights.to(error.dtype)
     return _mean_where(error, mask.bool(), dim=(1,))
+
+
+def change_weights(with_entities: Tensor, without: Tensor, mask: Tensor, *, alpha: float, most: float = 4.0) -> Tensor:
+    """What position-wise losses are multiplied by so that knowledge does not drown in the mean over tokens.
+
+    w_i = 1 + alpha · min(‖Δ_i‖ / mean ‖Δ‖, most), Δ = teacher's states with its entities minus those without, the mean
+    over the example's real positions. Entities change few tokens: on most, Δ is nearly 0.
+
+    with_entities, without: (batch_size, seq_len, width). Returns (batch_size, seq_len); 1 where nothing changed.
+    """
+    size = (with_entities - without).norm(dim=-1)
+    size = size.masked_fill(size < ROUNDING * with_entities.norm(dim=-1), 0.0)
+    mean = _mean_where(size, mask.bool(), dim=(1,))[:, None]
+    ratio = torch.where(mean > 0, size / mean.clamp(min=torch.finfo(size.dtype).tiny), 0.0)
+    return 1 + alpha * ratio.clamp(max=most)
+
+
+def change_loss(
+    student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], mask: Tensor, *, projection: Tensor | None = None
+) -> Tensor:
+    """Entity-caused change: ‖W (S(x, e) − S(x, 0)) − (T(x, e) − T(x, 0))‖² / width.
+
+    It asks what entities do to the states, so that a two-stream student cannot satisfy it from the text alone.
+
+    student, teacher: states with entities and without, each (batch_size, seq_len, width). projection: W, (teacher
+    width, student width); a bias would cancel. Returns (batch_size,).
+    """
+    moved = student[0] - student[1]
+    return hidden_loss(moved if projection is None else moved @ projection.T, teacher[0] - teacher[1], mask)
 
 
 def attention_scores(query: Tensor, key: Tensor, *, num_heads: int) -> Tensor:
@@ -77,7 +112,7 @@ def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     return _mean_where((student - teacher.to(student.dtype)).square(), pairs, dim=(1, 2, 3))
 
 
-def relation_loss(student: Tensor, teacher: Tensor, mask: Tensor, *, num_heads: int) -> Tensor:
+def relation_loss(student: Tensor, teacher: Tensor, mask: Tensor, *, num_heads: int, at_least: int = 1) -> Tensor:
     """KL divergence of self-attention relations, KL(R_teacher || R_student) (MiniLMv2 section 3.1).
 
     R = softmax(A Aᵀ / √d_r) for A among queries, keys or values, split anew into `num_heads` relation heads,
@@ -88,6 +123,7 @@ def relation_loss(student: Tensor, teacher: Tensor, mask: Tensor, *, num_heads: 
         teacher: shape (batch_size, seq_len, teacher_width).
         mask: shape (batch_size, seq_len); other positions are neither rows nor keys of a relation.
         num_heads: relation heads; must divide both widths.
+        at_least: examples with fewer real positions give 0; 2 among entities, where a softmax over one is always 1.
 
     Returns:
         shape (batch_size,): mean over heads and real rows.
@@ -99,6 +135,7 @@ def relation_loss(student: Tensor, teacher: Tensor, mask: Tensor, *, num_heads: 
             f"feed both the same word pieces"
         )
     real = mask.bool()
+    real = real & (real.sum(dim=1, keepdim=True) >= at_least)
     keys = real[:, None, None, :]
     log_s = _masked_log_softmax(_relation(student, student, num_heads), keys)
     log_t = _masked_log_softmax(_relation(teacher, teacher, num_heads).to(log_s.dtype), keys)
@@ -136,10 +173,11 @@ def prediction_loss(
         raise InputError(f"temperature must be positive, but is {temperature}; the paper uses 1")
     if not torch.isfinite(teacher_logits).all():
         raise InputError("the teacher's logits hold NaN or infinity; a student would learn nothing from them")
-    student = student_logits / temperature
-    teacher = teacher_logits.to(student.dtype) / temperature
+    student_logits = _full(student_logits)
+    teacher_logits = teacher_logits.to(student_logits.dtype)
+    student, teacher = student_logits / temperature, teacher_logits / temperature
     if problem_type == "regression":
-        terms = (student_logits - teacher_logits.to(student.dtype)).square()
+        terms = (student_logits - teacher_logits).square()
     elif problem_type == "multi_label_classification":
         terms = F.binary_cross_entropy_with_logits(student, teacher.sigmoid(), reduction="none")
     else:
@@ -147,135 +185,55 @@ def prediction_loss(
     return terms.mean(dim=-1) if class_mean else terms.sum(dim=-1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Features:
-    """What one forward pass shows of its inside, by layer; entry 0 of `hidden` is the embedding output.
+def distribution_loss(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor) -> Tensor:
+    """KL(teacher || student) over candidates at each real target: denoised entities, masked word pieces.
 
-    hidden: num_layers + 1 tensors (batch_size, seq_len, width).
-    queries, keys, values: num_layers tensors (batch_size, seq_len, width), heads side by side.
+    student_logits, teacher_logits: (batch_size, num_targets, num_candidates). mask: (batch_size, num_targets).
+    Returns (batch_size,), the mean over an example's targets, 0 without any.
     """
-
-    hidden: Sequence[Tensor]
-    queries: Sequence[Tensor]
-    keys: Sequence[Tensor]
-    values: Sequence[Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerLossWeights:
-    """Factor λ of each term (the paper sets all it uses to 1); 0 leaves the term out."""
-
-    embedding: float = 1.0
-    """Embedding outputs, TinyBERT eq. 9."""
-    hidden: float = 1.0
-    """Hidden states, TinyBERT eq. 8."""
-    attention: float = 0.0
-    """Raw scores, TinyBERT eq. 7: needs equal head counts."""
-    relation: float = 1.0
-    """Q-Q, K-K and V-V relations, MiniLMv2: any head count."""
+    _same_shape("candidates' logits", student_logits, teacher_logits)
+    log_s = _full(student_logits).log_softmax(dim=-1)
+    log_t = teacher_logits.to(log_s.dtype).log_softmax(dim=-1)
+    return _mean_where((log_t.exp() * (log_t - log_s)).sum(dim=-1), mask.bool(), dim=(1,))
 
 
-class LayerLosses(nn.Module):
-    """The intermediate losses over pairs of layers (TinyBERT eq. 6 and 11, rows m = 0 … M).
+def sampled_distribution_loss(student_logits: Tensor, draws: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy against a sample of the teacher's distribution: −mean over draws of log q(draw).
 
-    Projections to a wider teacher belong to this module, one for the embeddings (W_e) and one for each
-    student layer (W_h), and never to the exported student. Equal widths need none: the paper projects there
-    too, which only adds freedom to a student that starts from the teacher's slices.
+    Its expectation over draws is the full soft cross-entropy (unlike that over the teacher's top candidates, which
+    hides the tail: arXiv 2503.16870), so a cache of a dozen draws a target stands for all logits.
 
-    layer_map: for each student layer m = 1 … M the teacher layer g(m), 1-based; 0 are the embeddings.
-    relation_heads: heads the queries, keys and values are split into for the relations.
-    num_heads: attention heads, read only by the raw-score loss.
+    student_logits: (batch_size, num_targets, num_candidates). draws: int64 (batch_size, num_targets, num_draws), rows
+    of candidates. mask: (batch_size, num_targets). Returns (batch_size,).
     """
-
-    def __init__(
-        self,
-        *,
-        student_width: int,
-        teacher_width: int,
-        layer_map: Sequence[int],
-        weights: LayerLossWeights,
-        relation_heads: int,
-        num_heads: tuple[int, int],
-    ) -> None:
-        super().__init__()
-        if weights.relation and (student_width % relation_heads or teacher_width % relation_heads):
-            raise InputError(
-                f"relation_heads {relation_heads} must divide the student's width {student_width} and the "
-                f"teacher's {teacher_width}; {math.gcd(student_width, teacher_width)} and its divisors do"
-            )
-        if weights.attention and num_heads[0] != num_heads[1]:
-            raise InputError(
-                f"attention loss expects equal head counts, but the student has {num_heads[0]} and the "
-                f"teacher {num_heads[1]}; set the attention weight to 0 and use the relation loss"
-            )
-        self.layer_map = tuple(layer_map)
-        self.weights = weights
-        self.relation_heads = relation_heads
-        self.num_heads = num_heads[0]
-        self.projections = nn.ModuleList(
-            nn.Identity() if student_width == teacher_width else nn.Linear(student_width, teacher_width)
-            for _ in range(len(self.layer_map) + 1)
-        )
-
-    def forward(self, student: Features, teacher: Features, mask: Tensor) -> dict[str, Tensor]:
-        """Terms of non-zero weight, each a scalar, unweighted; `loss` is their weighted sum.
-
-        mask: shape (batch_size, seq_len), 1 at a real word piece.
-        """
-        terms = {
-            "embedding": lambda: self._hidden(0, student.hidden[0], teacher.hidden[0], mask),
-            "hidden": lambda: self._over_layers(self._hidden_pair, student, teacher, mask),
-            "attention": lambda: self._over_layers(self._attention_pair, student, teacher, mask),
-            "relation": lambda: self._over_layers(self._relation_pair, student, teacher, mask),
-        }
-        weights = {name: getattr(self.weights, name) for name in terms}
-        values = {name: term().mean() for name, term in terms.items() if weights[name]}
-        return {"loss": _weighted_sum(values, weights), **values}
-
-    def _over_layers(self, loss_of_pair, student: Features, teacher: Features, mask: Tensor) -> Tensor:
-        pairs = enumerate(self.layer_map, start=1)
-        return torch.stack([loss_of_pair(m, g, student, teacher, mask) for m, g in pairs]).sum(dim=0)
-
-    def _hidden(self, m: int, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-        return hidden_loss(self.projections[m](student), teacher, mask)
-
-    def _hidden_pair(self, m: int, g: int, student: Features, teacher: Features, mask: Tensor) -> Tensor:
-        return self._hidden(m, student.hidden[m], teacher.hidden[g], mask)
-
-    def _attention_pair(self, m: int, g: int, student: Features, teacher: Features, mask: Tensor) -> Tensor:
-        scores = [
-            attention_scores(side.queries[row - 1], side.keys[row - 1], num_heads=self.num_heads)
-            for side, row in ((student, m), (teacher, g))
-        ]
-        return attention_loss(scores[0], scores[1], mask)
-
-    def _relation_pair(self, m: int, g: int, student: Features, teacher: Features, mask: Tensor) -> Tensor:
-        of_both = [
-            (student.queries[m - 1], teacher.queries[g - 1]),
-            (student.keys[m - 1], teacher.keys[g - 1]),
-            (student.values[m - 1], teacher.values[g - 1]),
-        ]
-        return torch.stack([relation_loss(s, t, mask, num_heads=self.relation_heads) for s, t in of_both]).sum(0)
-
-
-def uniform_layer_map(num_student_layers: int, num_teacher_layers: int) -> tuple[int, ...]:
-    """g(m): the last teacher layer of each of M equal blocks, 1-based (TinyBERT's map when M divides N).
-
-    >>> uniform_layer_map(3, 6), uniform_layer_map(4, 6)
-    ((2, 4, 6), (1, 3, 4, 6))
-    """
-    if not 1 <= num_student_layers <= num_teacher_layers:
+    if draws.numel() and not 0 <= int(draws.min()) <= int(draws.max()) < student_logits.shape[-1]:
         raise InputError(
-            f"a student of {num_student_layers} layers cannot be mapped on a teacher of "
-            f"{num_teacher_layers}; choose 1 to {num_teacher_layers} layers"
+            f"draws name candidates {int(draws.min())}..{int(draws.max())}, the student's logits have "
+            f"{student_logits.shape[-1]}; the cache was made for other candidates"
         )
-    return tuple(m * num_teacher_layers // num_student_layers for m in range(1, num_student_layers + 1))
+    found = _full(student_logits).log_softmax(dim=-1).gather(-1, draws)
+    return _mean_where(-found.mean(dim=-1), mask.bool(), dim=(1,))
 
 
-def _weighted_sum(values: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    if not values:
-        raise InputError("every intermediate loss has weight 0; give at least one a positive weight")
-    return torch.stack([weights[name] * value for name, value in values.items()]).sum()
+def released_hidden_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """TinyBERT's released loss on states: a plain mean over batch, positions and width, padding included. A scalar."""
+    _same_shape("hidden states", student, teacher)
+    return F.mse_loss(student, teacher.to(student.dtype))
+
+
+def released_attention_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """TinyBERT's released loss on raw scores. A scalar.
+
+    −10000 is added at padded keys, every score of −100 or less becomes 0 on both sides, and the mean runs over all
+    pairs: padded keys shrink the loss, padded queries count, and a true score that low is lost.
+
+    student, teacher: unmasked scores (batch_size, num_heads, seq_len, seq_len). mask: (batch_size, seq_len).
+    """
+    _same_shape("attention scores", student, teacher)
+    added = (1.0 - mask[:, None, None, :].to(student.dtype)) * -10000.0
+    sides = [scores + added for scores in (student, teacher.to(student.dtype))]
+    kept = [torch.where(side <= -1e2, torch.zeros_like(side), side) for side in sides]
+    return F.mse_loss(kept[0], kept[1])
 
 
 def _relation(left: Tensor, right: Tensor, num_heads: int) -> Tensor:
@@ -306,29 +264,6 @@ def _same_shape(what: str, student: Tensor, teacher: Tensor) -> None:
         )
 
 
-def record_features(encoder: nn.Module, inputs: Mapping[str, Tensor], *, layers: Sequence[int]) -> Features:
-    """One forward pass of a BERT-shaped encoder (`transformers.BertModel`, `ErnieModel`), its inside kept.
-
-    layers: the layers, 1-based, whose queries, keys and values are wanted; the others' entries are empty tensors.
-    Gradients flow unless the caller forbids them.
-    """
-    stack: Any = encoder.get_submodule("encoder.layer")
-    kept = {name: [torch.empty(0)] * len(stack) for name in ("query", "key", "value")}
-    handles = []
-    for row in {layer - 1 for layer in layers}:
-        for name, outputs in kept.items():
-            part = stack[row].attention.self.get_submodule(name)
-            handles.append(part.register_forward_hook(_keeper(outputs, row)))
-    try:
-        hidden = encoder(**inputs, output_hidden_states=True).hidden_states
-    finally:
-        for handle in handles:
-            handle.remove()
-    return Features(hidden=hidden, queries=kept["query"], keys=kept["key"], values=kept["value"])
-
-
-def _keeper(outputs: list[Tensor], row: int) -> Any:
-    def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        outputs[row] = output
-
-    return keep
+def _full(values: Tensor) -> Tensor:
+    """At least single precision: under autocast logits come in bf16, three digits of which are no loss."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values

@@ -10,15 +10,17 @@ from hypothesis import strategies as st
 
 from ernie.errors import InputError
 from ernie.losses.distillation import (
-    Features,
-    LayerLosses,
-    LayerLossWeights,
     attention_loss,
     attention_scores,
+    change_loss,
+    change_weights,
+    distribution_loss,
     hidden_loss,
     prediction_loss,
     relation_loss,
-    uniform_layer_map,
+    released_attention_loss,
+    released_hidden_loss,
+    sampled_distribution_loss,
 )
 
 WIDTH, HEADS = 12, 3
@@ -45,7 +47,28 @@ def _relations(student, teacher, mask):
     return relation_loss(student, teacher, mask, num_heads=4)
 
 
-POSITION_LOSSES = {"hidden": _hidden, "attention": _attention, "relations": _relations}
+def _entity_relations(student, teacher, mask):
+    return relation_loss(student, teacher, mask, num_heads=4, at_least=2)
+
+
+def _change(student, teacher, mask):
+    return change_loss((student, student.roll(1, -1)), (teacher, teacher.roll(1, -1)), mask)
+
+
+def _weighted(student, teacher, mask):
+    weights = change_weights(teacher, teacher.roll(1, -1), mask, alpha=1.0)
+    return hidden_loss(student, teacher, mask, weights=weights)
+
+
+POSITION_LOSSES = {
+    "hidden": _hidden,
+    "attention": _attention,
+    "relations": _relations,
+    "entity relations": _entity_relations,
+    "entity-caused change": _change,
+    "weighted hidden": _weighted,
+    "candidates": distribution_loss,
+}
 every_loss = pytest.mark.parametrize("loss", POSITION_LOSSES.values(), ids=POSITION_LOSSES)
 
 
@@ -116,7 +139,7 @@ def test_padding_and_batch_composition_change_nothing(loss, lengths, padding, se
 def test_zero_when_student_is_teacher(loss):
     """A floor above zero would hide a student that has converged."""
     t = _tensors(2, 6, WIDTH, seed=3)
-    assert torch.all(loss(t, t.clone(), _mask([6, 1], 6)) == 0)
+    torch.testing.assert_close(loss(t, t.clone(), _mask([6, 1], 6)), torch.zeros(2, dtype=t.dtype), atol=1e-12, rtol=0)
 
 
 @every_loss
@@ -167,64 +190,85 @@ def test_multi_label_prediction_sums_binary_cross_entropies():
     np.testing.assert_allclose(got.numpy(), want, rtol=1e-10)
 
 
-def _features(width: int, layers: int, seed: int) -> Features:
-    return Features(
-        hidden=[_tensors(2, 6, width, seed=seed + i).float() for i in range(layers + 1)],
-        queries=[_tensors(2, 6, width, seed=seed + 20 + i).float() for i in range(layers)],
-        keys=[_tensors(2, 6, width, seed=seed + 40 + i).float() for i in range(layers)],
-        values=[_tensors(2, 6, width, seed=seed + 60 + i).float() for i in range(layers)],
-    )
+def test_relations_among_entities_need_two_of_them():
+    """A softmax over one entity is 1 on both sides: its zero would only dilute the mean of the others' rows."""
+    s, t = _tensors(3, 3, WIDTH, seed=1), _tensors(3, 3, WIDTH, seed=2)
+    value = relation_loss(s, t, _mask([3, 1, 0], 3), num_heads=4, at_least=2)
+    assert value[0] > 0
+    assert value[1] == value[2] == 0
+    torch.testing.assert_close(value[0], relation_loss(s, t, _mask([3, 1, 0], 3), num_heads=4)[0])
 
 
-def test_layer_losses_are_zero_at_the_teacher_itself():
-    """The sum over pairs must compare layer g(m) with layer m, not its neighbour."""
-    teacher = _features(WIDTH, 3, seed=0)
-    losses = LayerLosses(
-        student_width=WIDTH,
-        teacher_width=WIDTH,
-        layer_map=(1, 2, 3),
-        weights=LayerLossWeights(attention=1.0),
-        relation_heads=4,
-        num_heads=(HEADS, HEADS),
-    )(teacher, teacher, _mask([6, 3], 6))
-    assert set(losses) == {"loss", "embedding", "hidden", "attention", "relation"}
-    assert all(value == 0 for value in losses.values())
+def test_changed_positions_weigh_more_and_unchanged_ones_what_they_did():
+    """w = 1 + alpha min(‖Δ‖ / mean ‖Δ‖, 4), by hand: one of five positions changed, its ratio 5 is cut at 4."""
+    plain = torch.zeros(2, 6, WIDTH)
+    told = plain.clone()
+    told[0, 2] = 3.0
+    told[0, 5] = 100.0  # padding
+    weights = change_weights(told, plain, _mask([5, 3], 6), alpha=0.5)
+    torch.testing.assert_close(weights[0, :5], torch.tensor([1.0, 1, 3, 1, 1]))
+    torch.testing.assert_close(weights[1], torch.ones(6))
 
 
-def test_layer_losses_project_a_narrow_student_and_train_the_projection():
-    """A projection outside the optimiser would leave the student to fit a random map."""
-    module = LayerLosses(
-        student_width=8,
-        teacher_width=12,
-        layer_map=uniform_layer_map(2, 4),
-        weights=LayerLossWeights(),
-        relation_heads=4,
-        num_heads=(2, 3),
-    )
-    student, teacher, mask = _features(8, 2, seed=1), _features(12, 4, seed=2), _mask([6, 3], 6)
-    optimiser = torch.optim.Adam(module.parameters(), lr=0.02)
-    history = []
-    for _ in range(10):
-        losses = module(student, teacher, mask)
-        optimiser.zero_grad()
-        losses["loss"].backward()
-        optimiser.step()
-        history.append(float((losses["hidden"] + losses["embedding"]).detach()))
-    assert len(module.projections) == 3
-    assert history[-1] < history[0]
-    torch.testing.assert_close(losses["loss"], losses["embedding"] + losses["hidden"] + losses["relation"])
+def test_change_compares_differences_alone():
+    """A student that ignores its entities has no change, whatever its states: the loss is then all of the teacher's."""
+    states = [_tensors(2, 4, WIDTH, seed=n) for n in range(3)]
+    mask = _mask([4, 2], 4)
+    deaf = change_loss((states[0], states[0]), (states[1], states[2]), mask)
+    torch.testing.assert_close(deaf, hidden_loss(states[2], states[1], mask))
+    narrow = _tensors(2, 4, 5, seed=9)
+    matrix = _tensors(WIDTH, 5, seed=8)
+    found = change_loss((narrow, 2 * narrow), (states[1], states[2]), mask, projection=matrix)
+    torch.testing.assert_close(found, hidden_loss((narrow - 2 * narrow) @ matrix.T, states[1] - states[2], mask))
 
 
-@pytest.mark.parametrize(("student", "teacher", "want"), [(3, 6, (2, 4, 6)), (4, 12, (3, 6, 9, 12)), (1, 5, (5,))])
-def test_uniform_map_takes_the_last_layer_of_each_block(student, teacher, want):
-    """The paper's g(m) = 3m for 4 of 12; taking block starts costs points and shows nowhere."""
-    assert uniform_layer_map(student, teacher) == want
+def test_candidates_are_compared_by_kl():
+    """KL in the wrong direction also goes down while training."""
+    s, t = _tensors(1, 2, 5, seed=1), _tensors(1, 2, 5, seed=2)
+    p, q = _softmax(t.numpy()), _softmax(s.numpy())
+    want = (p * np.log(p / q)).sum(-1)[0, 0]
+    np.testing.assert_allclose(distribution_loss(s, t, _mask([1], 2)).numpy(), [want], rtol=1e-10)
+
+
+def test_sampled_targets_are_unbiased():
+    """Draws stand for the whole distribution only if their mean loss and gradient are those of all logits."""
+    s, t = _tensors(1, 1, 6, seed=1).requires_grad_(), _tensors(1, 1, 6, seed=2)
+    draws = torch.multinomial(t[0].softmax(-1), 200_000, True, generator=torch.Generator().manual_seed(0))[None]
+    exact = prediction_loss(s[0], t[0]).mean()
+    sampled = sampled_distribution_loss(s, draws, torch.ones(1, 1)).mean()
+    assert float(sampled.detach()) == pytest.approx(float(exact.detach()), rel=5e-3)
+    wanted, found = (torch.autograd.grad(loss, s)[0] for loss in (exact, sampled))
+    torch.testing.assert_close(found, wanted, atol=5e-3, rtol=0)
+    with pytest.raises(InputError, match="other candidates"):
+        sampled_distribution_loss(s, torch.tensor([[[6]]]), torch.ones(1, 1))
+
+
+@pytest.mark.parity
+def test_released_losses_are_those_of_the_formula_bit_for_bit():
+    """The released code, restated: −10000 at padded keys, scores of −100 and less become 0, means over everything."""
+    s, t = (_tensors(2, 5, WIDTH, seed=n).float() for n in (1, 2))
+    mask = _mask([5, 2], 5)
+    scores = [attention_scores(x, x.flip(-1), num_heads=HEADS) for x in (s, t)]
+    scores[0][0, 0, 1, 1] = -150.0
+    shown = [x + (1.0 - mask.float())[:, None, None, :] * -10000.0 for x in scores]
+    zeroed = [torch.where(x <= -1e2, torch.zeros_like(x), x) for x in shown]
+    assert zeroed[0][0, 0, 1, 1] == 0
+    assert torch.equal(released_attention_loss(*scores, mask), torch.nn.MSELoss()(zeroed[0], zeroed[1]))
+    assert torch.equal(released_hidden_loss(s, t), torch.nn.MSELoss()(s, t))
+
+
+def test_released_losses_move_with_padding_and_ours_do_not():
+    """The reason for the switch: the same two sentences, padded further."""
+    s, t = (_tensors(2, 5, WIDTH, seed=n) for n in (1, 2))
+    wide = [torch.cat([x, _tensors(2, 4, WIDTH, seed=n)], 1) for n, x in ((3, s), (4, t))]
+    scores, wider = ([attention_scores(x, x, num_heads=HEADS) for x in pair] for pair in ((s, t), wide))
+    masks = _mask([5, 3], 5), _mask([5, 3], 9)
+    assert not torch.isclose(released_attention_loss(*scores, masks[0]), released_attention_loss(*wider, masks[1]))
+    torch.testing.assert_close(attention_loss(*scores, masks[0]), attention_loss(*wider, masks[1]))
 
 
 def test_wrong_use_is_refused():
     """Each of these would broadcast or divide by zero and train silently wrong."""
-    with pytest.raises(InputError, match="4 layers cannot be mapped"):
-        uniform_layer_map(4, 3)
     with pytest.raises(InputError, match="one shape"):
         prediction_loss(torch.zeros(2, 3), torch.zeros(2, 1))
     with pytest.raises(InputError, match="temperature"):
@@ -233,21 +277,5 @@ def test_wrong_use_is_refused():
         prediction_loss(torch.zeros(1, 2), torch.tensor([[0.0, float("nan")]]))
     with pytest.raises(InputError, match="head counts"):
         attention_loss(torch.zeros(1, 2, 3, 3), torch.zeros(1, 4, 3, 3), torch.ones(1, 3))
-    with pytest.raises(InputError, match="divide"):
-        LayerLosses(
-            student_width=8,
-            teacher_width=12,
-            layer_map=(1,),
-            weights=LayerLossWeights(),
-            relation_heads=3,
-            num_heads=(2, 3),
-        )
-    with pytest.raises(InputError, match="weight 0"):
-        LayerLosses(
-            student_width=8,
-            teacher_width=8,
-            layer_map=(1,),
-            weights=LayerLossWeights(embedding=0, hidden=0, relation=0),
-            relation_heads=2,
-            num_heads=(2, 2),
-        )(_features(8, 1, 0), _features(8, 1, 0), _mask([6, 6], 6))
+    with pytest.raises(InputError, match="cannot be split"):
+        relation_loss(torch.zeros(1, 2, 8), torch.zeros(1, 2, 12), torch.ones(1, 2), num_heads=3)
