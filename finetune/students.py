@@ -1,176 +1,129 @@
-"""Plain BERT students: made from a teacher's token side or from a folder, measured before any training, read back.
-
-A student takes text only: no linker, no vectors, no code of ours (`transformers.AutoModelForSequenceClassification`).
-"""
+"""A task's student: cut from its teacher, fresh or from a folder, with the word table it is to have."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
-from torch import Tensor, nn
-from transformers import AutoConfig, BertConfig, BertForSequenceClassification
-from transformers import PreTrainedTokenizerBase as Tokenizer
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedModel
 
-from ernie import ErnieTokenizer
-from ernie.losses.distillation import uniform_layer_map
+import ernie
+from ernie.compression import factorise_words, piece_map, prune_tokenizer, prune_words, seen_pieces
+from ernie.conversion import BERT_CLASSES
+from ernie.losses.matching import Shape
 from ernie.modeling import ErniePreTrainedModel
+from ernie.students import StudentConfig, build_student, check_same_pieces, layer_map_of
 from ernie.training.reproducibility import isolated_randomness
-from finetune.task_model import quiet_loading
+from finetune.task_model import TaskModel, quiet_loading
 from finetune.tasks import TaskSpec
 from kg.errors import InputError
+from kg.sources import resolve_source
 
-SHARED_FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_act",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "max_position_embeddings",
-    "type_vocab_size",
-    "initializer_range",
-    "layer_norm_eps",
-    "pad_token_id",
-    "classifier_dropout",
-    "problem_type",
-    "id2label",
-    "label2id",
-)
-"""Config fields that a student of the teacher's width takes over."""
-
-ENTITY_INPUTS = ("entity_ids", "entity_positions", "entity_embeds", "entity_attention_mask")
+BESIDE_PLAIN = ("entity_ids", "entity_positions", "entity_embeds", "entity_attention_mask", "spans")
+"""Inputs that a plain BERT does not take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """parameters: of the model alone, without entity table. bytes: theirs in memory. flops: of one forward pass."""
+class Student:
+    """A student and how it reads.
 
-    parameters: int
-    bytes: int
-    flops: int
-
-
-def student_of(teacher: ErniePreTrainedModel, *, num_layers: int) -> BertForSequenceClassification:
-    """A BERT of the teacher's width whose layer m starts as the token side of the teacher's layer g(m).
-
-    g is the map the losses use (`uniform_layer_map`: the last layer of each block). The constant part of the
-    teacher's fusion, `dense_ent.bias`, which reaches every token with or without entities, goes into the student's
-    bias, so that without linked entities only the knowledge from entities is missing.
+    task: its model, its tokenizer (the teacher's, or the pruned one), its task; a plain BERT reads [CLS] whatever its
+    teacher's head reads. layer_map: for each of its layers the teacher's. pieces: teacher's word row -> its own, None
+    where they are the same.
     """
-    layer_map = uniform_layer_map(num_layers, teacher.config.num_hidden_layers)
-    shared = {name: getattr(teacher.config, name) for name in SHARED_FIELDS}
-    with isolated_randomness(0):  # every weight is overwritten below
-        student = BertForSequenceClassification(BertConfig(**shared, num_hidden_layers=num_layers))
-    student.load_state_dict(teacher_slices(teacher.state_dict(), layer_map))
-    return student
+
+    task: TaskModel
+    layer_map: tuple[int, ...]
+    two_stream: bool
+    pieces: Tensor | None
+
+    @property
+    def model(self) -> PreTrainedModel:
+        return cast("PreTrainedModel", self.task.model)
 
 
-def teacher_slices(weights: Mapping[str, Tensor], layer_map: Sequence[int]) -> dict[str, Tensor]:
-    """A plain BERT's tensors from a two-stream classifier's: layer g(m) under the name of layer m.
-
-    `bert.encoder.layer.5.output.dense.bias` with g(3) = 6 becomes `bert.encoder.layer.2.output.dense.bias`; names
-    of the entity side (`…_ent…`) are left out.
+def make_student(
+    config: StudentConfig, *, teacher: TaskModel, train_pieces: Sequence[np.ndarray], seed: int
+) -> Student:
     """
-    layers = "bert.encoder.layer."
-    token_side = {name: tensor for name, tensor in weights.items() if "_ent." not in name}
-    slices = {name: tensor for name, tensor in token_side.items() if not name.startswith(layers)}
-    for m, g in enumerate(layer_map):
-        old, new = f"{layers}{g - 1}.", f"{layers}{m}."
-        slices |= {new + name.removeprefix(old): tensor for name, tensor in token_side.items() if name.startswith(old)}
-        fused = weights.get(f"{old}intermediate.dense_ent.bias")
-        if fused is not None:
-            bias = f"{new}intermediate.dense.bias"
-            slices[bias] = slices[bias] + fused
-    return slices
-
-
-def student_from_folder(
-    folder: Path, *, teacher: ErniePreTrainedModel, tokenizer: ErnieTokenizer, spec: TaskSpec, seed: int
-) -> BertForSequenceClassification:
-    """A plain BERT of any width and depth, its head fresh, the task's marks added to its word table.
-
-    tokenizer: the teacher's; the folder's must cut text into the same pieces with the same rows.
+    teacher: in eval mode. train_pieces: word rows of the training texts, which a pruned vocabulary keeps.
 
     Raises:
-        InputError: no plain BERT in the folder, or another tokenizer.
+        InputError: a shape, map, folder or tokenizer that does not fit; see `ernie.students`.
     """
-    if not (Path(folder) / "config.json").is_file():
-        raise InputError(f"{folder}: no config.json; expected a plain BERT's model folder")
-    config = AutoConfig.from_pretrained(folder)
-    if config.model_type != "bert":
-        raise InputError(f"{folder} holds a {config.model_type!r} model; a student starts from a plain 'bert'")
-    own = ErnieTokenizer.from_pretrained(folder, {}).fast_tokenizer
-    check_same_pieces(own, tokenizer.fast_tokenizer, added=spec.marker_tokens, folder=folder)
-    for name in ("problem_type", "id2label", "label2id"):
-        setattr(config, name, getattr(teacher.config, name))
-    with isolated_randomness(seed), quiet_loading():
-        student = BertForSequenceClassification.from_pretrained(folder, config=config, dtype=torch.float32)
-        if teacher.config.vocab_size > student.config.vocab_size:
-            student.resize_token_embeddings(teacher.config.vocab_size, mean_resizing=False)
-    return student
-
-
-def check_same_pieces(student: Tokenizer, teacher: Tokenizer, *, added: Sequence[str], folder: Path) -> None:
-    """Refuses a tokenizer whose rows differ from the teacher's: position by position the losses would compare
-    different words."""
-    expected = {piece: row for piece, row in teacher.get_vocab().items() if piece not in added}
-    own = {piece: row for piece, row in student.get_vocab().items() if piece not in added}
-    if own != expected:
-        odd = sorted(own.items() ^ expected.items())[0][0]
-        raise InputError(
-            f"{folder}: its tokenizer differs from the teacher's, first at piece {odd!r} ({len(own):,} pieces against "
-            f"{len(expected):,}); distil into a student with the teacher's own tokenizer"
-        )
-    texts = ["Kyiv's Ångström, naïve café", "ÉCOLE 42"]
-    if [student.tokenize(text) for text in texts] != [teacher.tokenize(text) for text in texts]:
-        raise InputError(f"{folder}: its tokenizer treats case or accents otherwise than the teacher's; use the same")
+    if config.folder is None:
+        model = build_student(teacher.model, config, seed=seed)
+        layer_map = layer_map_of(config, teacher.model.config)
+    else:
+        model = _from_folder(resolve_source(config.folder), teacher=teacher, seed=seed)
+        number = model.config.num_hidden_layers
+        kind = "two-stream" if Shape.of(model.config).two_stream else "bert"
+        shape = StudentConfig(kind=kind, num_layers=number, layer_map=config.layer_map)
+        layer_map = layer_map_of(shape, teacher.model.config)
+    tokenizer, pieces = teacher.tokenizer, None
+    if config.vocabulary != "full":
+        model, tokenizer, pieces = _pruned(config.vocabulary, model, teacher.tokenizer, train_pieces)
+    if config.embedding_size:
+        factorise_words(model, config.embedding_size)
+    two_stream = Shape.of(model.config).two_stream
+    spec = teacher.spec if two_stream else dataclasses.replace(teacher.spec, pooling="cls")
+    task = dataclasses.replace(
+        teacher, model=model, tokenizer=tokenizer, spec=spec, entities=teacher.entities if two_stream else "none"
+    )
+    return Student(task=task, layer_map=layer_map, two_stream=two_stream, pieces=pieces)
 
 
 def text_only(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A batch without what only a teacher with entities takes."""
-    return {name: tensor for name, tensor in batch.items() if name not in ENTITY_INPUTS}
+    """A batch without what only a two-stream model takes."""
+    return {name: tensor for name, tensor in batch.items() if name not in BESIDE_PLAIN}
 
 
-def size_of(model: nn.Module, *, num_pieces: int) -> Size:
-    """Counts a model: parameters, their bytes, and the multiplications and additions of one text of `num_pieces`."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
+def _from_folder(folder: Path, *, teacher: TaskModel, seed: int) -> PreTrainedModel:
+    """A plain BERT or an ERNIE of any width and depth, its head fresh, the task's marks added to its word table.
 
-    ids = torch.ones(1, num_pieces, dtype=torch.long, device=next(model.parameters()).device)
-    was_training = model.training
-    model.eval()
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(input_ids=ids)
-    model.train(was_training)
-    parameters = list(model.parameters())
-    return Size(
-        parameters=sum(p.numel() for p in parameters),
-        bytes=sum(p.numel() * p.element_size() for p in parameters),
-        flops=counter.get_total_flops(),
-    )
-
-
-@torch.inference_mode()
-def latencies(models: Mapping[str, tuple[Any, Sequence[Mapping[str, Tensor]]]]) -> dict[str, float]:
-    """Median milliseconds of each model's call, the models taking turns example by example, so that another load on
-    the machine falls on all alike.
-
-    models: name -> (callable model, its batches, as many for every model); `labels` are not given to it. A torch
-        model is called with keywords in eval mode, any other callable with the batch.
+    Raises:
+        InputError: no such model in the folder, or another tokenizer.
     """
-    import time
+    if not (Path(folder) / "config.json").is_file():
+        raise InputError(f"{folder}: no config.json; expected a student's model folder")
+    config = AutoConfig.from_pretrained(folder)
+    if config.model_type not in ("bert", ernie.ErnieConfig.model_type):
+        raise InputError(f"{folder} holds a {config.model_type!r} model; a student starts from a 'bert' or 'ernie-kg'")
+    own = ernie.ErnieTokenizer.from_pretrained(folder, {}).fast_tokenizer
+    spec: TaskSpec = teacher.spec
+    check_same_pieces(own, teacher.tokenizer.fast_tokenizer, added=spec.marker_tokens, folder=folder)
+    for name in ("problem_type", "id2label", "label2id"):
+        setattr(config, name, getattr(teacher.model.config, name))
+    model_class: Any = type(teacher.model)
+    if config.model_type == "bert":
+        ours = isinstance(teacher.model, ErniePreTrainedModel)
+        model_class = (
+            next(bert for k, bert in BERT_CLASSES.items() if issubclass(model_class, k)) if ours else model_class
+        )
+    else:
+        config.pooling, config.num_spans = teacher.model.config.pooling, teacher.model.config.num_spans
+    with isolated_randomness(seed), quiet_loading():
+        model = model_class.from_pretrained(folder, config=config, dtype=torch.float32)
+        if teacher.model.config.vocab_size > model.config.vocab_size:
+            model.resize_token_embeddings(teacher.model.config.vocab_size, mean_resizing=False)
+    return model
 
-    times: dict[str, list[float]] = {name: [] for name in models}
-    rounds = min(len(batches) for _, batches in models.values())
-    for row in [0, *range(rounds)]:
-        for name, (model, batches) in models.items():
-            inputs = {key: tensor for key, tensor in batches[row].items() if key != "labels"}
-            started = time.perf_counter()
-            _ = model.eval()(**inputs) if isinstance(model, nn.Module) else model(inputs)
-            times[name].append((time.perf_counter() - started) * 1000)
-    return {name: round(sorted(found[1:])[len(found[1:]) // 2], 3) for name, found in times.items()}
+
+def _pruned(
+    vocabulary: str, model: PreTrainedModel, tokenizer: ernie.ErnieTokenizer, train_pieces: Sequence[np.ndarray]
+) -> tuple[PreTrainedModel, ernie.ErnieTokenizer, Tensor]:
+    if vocabulary != "seen":
+        raise InputError(f"student.vocabulary is full or seen, got {vocabulary!r}")
+    fast = tokenizer.fast_tokenizer
+    kept = seen_pieces(fast, train_pieces)
+    own = ernie.ErnieTokenizer(prune_tokenizer(copy.deepcopy(fast), kept), tokenizer.entity_rows)
+    unknown = int(own.fast_tokenizer.unk_token_id or 0)
+    pieces = piece_map(kept, vocab_size=model.config.vocab_size, unknown=unknown)
+    return prune_words(model, kept), own, pieces

@@ -17,10 +17,10 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, B
 
 import ernie
 from ernie.errors import InputError as ModelInputError
-from ernie.losses.distillation import LayerLosses, LayerLossWeights, record_features
+from ernie.losses.matching import LossConfig
+from ernie.students import StudentConfig
 from ernie.training import TrainingConfig
 from finetune import distill, run
-from finetune.students import latencies, size_of, student_of, teacher_slices
 from finetune.task_model import load_task_model
 from finetune.tasks.schema import EntityLink, Example, Span, write_examples
 from kg.artifact import open_artifact, write_artifact
@@ -86,7 +86,12 @@ def world(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 def _config(world: dict[str, Path], output: Path, **settings) -> distill.DistillConfig:
-    given = {"num_layers": 1, "intermediate": SHORT, "prediction": SHORT, "num_timed": 3}
+    given = {
+        "student": StudentConfig(num_layers=1),
+        "intermediate": SHORT,
+        "prediction": SHORT,
+        "num_timed": 3,
+    }
     return distill.DistillConfig(output=output, **world, **{**given, **settings})
 
 
@@ -164,10 +169,19 @@ def test_other_labels_than_the_teachers_are_refused(world, tmp_path):
 
 def test_layers_and_heads_that_do_not_fit_are_refused(world, tmp_path):
     """Each would otherwise fail deep inside torch, after the teacher was scored."""
-    with pytest.raises(ModelInputError, match="3 layers cannot be mapped"):
-        distill.run(_config(world, tmp_path / "student", num_layers=3))
-    with pytest.raises(ModelInputError, match="relation_heads"):
-        distill.run(_config(world, tmp_path / "student", relation_heads=7))
+    refused = [
+        ({"student": StudentConfig(num_layers=3)}, "3 layers cannot be mapped"),
+        ({"losses": LossConfig(relation_heads=7)}, "relation_heads"),
+        ({"losses": LossConfig(entity_relation=1.0)}, "without a pair of layers"),
+        ({"student": StudentConfig(num_layers=1, num_attention_heads=1), "losses": LossConfig(attention=1.0)}, "head"),
+        ({"student": StudentConfig(num_layers=1, hidden_size=48)}, "nowhere wider"),
+        ({"student": StudentConfig(num_layers=1, embedding_size=32)}, "embedding_size must lie"),
+        ({"student": StudentConfig(num_layers=1, vocabulary="some")}, "full or seen"),
+        ({"soft_label_weight": 0.0}, "one of them above"),
+    ]
+    for settings, message in refused:
+        with pytest.raises((InputError, ModelInputError), match=message):
+            distill.run(_config(world, tmp_path / "student", **settings))
 
 
 def _bert(folder: Path, pieces: list[str], width: int = 16) -> Path:
@@ -185,109 +199,113 @@ def test_a_students_folder_may_have_another_width_but_no_other_tokenizer(world, 
     """Position by position the losses would compare different words, and still go down."""
     pieces = (pretrained / "vocab.txt").read_text().split()
     narrow = _bert(tmp_path / "narrow", pieces)
-    folder = distill.run(_config(world, tmp_path / "student", student=str(narrow)))
+    folder = distill.run(_config(world, tmp_path / "student", student=StudentConfig(folder=str(narrow))))
     student = BertForSequenceClassification.from_pretrained(folder)
     assert student.config.hidden_size == 16
     assert student.config.vocab_size == len(pieces) + 2
     assert not [name for name in student.state_dict() if "projection" in name]
     swapped = _bert(tmp_path / "swapped", [*pieces[:5], *reversed(pieces[5:])])
-    with pytest.raises(InputError, match="tokenizer differs"):
-        distill.run(_config(world, tmp_path / "other", student=str(swapped)))
+    with pytest.raises(ModelInputError, match="tokenizer differs"):
+        distill.run(_config(world, tmp_path / "other", student=StudentConfig(folder=str(swapped))))
 
 
-def _teacher(layer_types: list[str]) -> ernie.ErnieForEntityTyping:
-    torch.manual_seed(0)
-    config = ernie.ErnieConfig(
-        vocab_size=30,
-        hidden_size=16,
-        num_hidden_layers=len(layer_types),
-        num_attention_heads=4,
-        intermediate_size=32,
-        max_position_embeddings=20,
-        entity_size=8,
-        num_entity_attention_heads=2,
-        layer_types=layer_types,
-        num_labels=3,
-        initializer_range=0.3,
-        problem_type="single_label_classification",
-    )
-    model = ernie.ErnieForEntityTyping(config).eval()
+def _figures(folder: Path) -> dict:
+    return open_artifact(folder, stage="finetune distill").figures
+
+
+def test_a_two_stream_student_still_takes_entities(world, tmp_path):
+    """Saved as an ERNIE with its task, and scored with entities: without them its answers differ."""
+    student = StudentConfig(kind="two-stream", num_layers=2, entity_size=4)
+    folder = distill.run(_config(world, tmp_path / "student", student=student))
+    loaded = load_task_model(folder, {"Q1": 1, "Q2": 2})
+    assert isinstance(loaded.model, ernie.ErnieForEntityTyping)
+    assert loaded.entities == "given"
+    inputs = {"input_ids": torch.tensor([[2, 7, 9, 3]])}
     with torch.no_grad():
-        for name, tensor in model.named_parameters():
-            if name.endswith("bias"):
-                tensor.normal_(generator=torch.Generator().manual_seed(len(name)))
-    return model
+        told = loaded.model(**inputs, entity_embeds=torch.ones(1, 1, 8), entity_positions=torch.ones(1, 1).long())
+        assert not torch.allclose(told.logits, loaded.model(**inputs).logits)
+    assert any("entity_hidden" in line for line in _figures(folder)["matches"])
+    assert any("change" in line for line in _figures(folder)["matches"])
 
 
-IDS = torch.tensor([[2, 7, 9, 3], [2, 8, 3, 0]])
-MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+def test_the_tinybert_preset_and_gold_labels_alone_run_too(world, tmp_path):
+    """`soft_label_weight` 0 is the control without distillation: the teacher must not be asked for answers."""
+    losses, narrow = LossConfig(preset="tinybert"), StudentConfig(num_layers=1, hidden_size=16)
+    figures = _figures(distill.run(_config(world, tmp_path / "tiny", losses=losses, student=narrow)))
+    assert [line.split()[0] for line in figures["matches"][1:]] == ["embedding", "hidden", "attention"]
+    alone = _config(world, tmp_path / "alone", soft_label_weight=0.0, hard_label_weight=1.0, phases="prediction")
+    figures = _figures(distill.run(alone))
+    assert "intermediate_curve" not in figures
+    assert set(figures["prediction_curve"][0]) >= {"loss"}
 
 
-@pytest.mark.parity
-@pytest.mark.parametrize("layer_types", [["text", "text"], ["text", "mix"]])
-def test_a_student_of_all_layers_is_the_teacher_on_plain_text(layer_types):
-    """`dense_ent.bias` reaches every token, also without entities; left out, every student starts off the mark."""
-    teacher = _teacher(layer_types)
-    student = student_of(teacher, num_layers=2).eval()
-    inputs = {"input_ids": IDS, "attention_mask": MASK}
-    with torch.no_grad():
-        torch.testing.assert_close(student(**inputs).logits, teacher(**inputs).logits, atol=1e-5, rtol=1e-4)
-        losses = LayerLosses(
-            student_width=16,
-            teacher_width=16,
-            layer_map=(1, 2),
-            weights=LayerLossWeights(attention=1.0),
-            relation_heads=4,
-            num_heads=(4, 4),
+SWAPS = 3
+"""A seed that exchanges the two entities there are."""
+
+
+def test_a_teacher_may_be_shown_no_or_wrong_entities(world, tmp_path):
+    """The controls; that they change nothing else is what makes them controls."""
+    seen = {}
+    for control in ("given", "none", "shuffled"):
+        config = _config(world, tmp_path / control, teacher_entities=control, seed=SWAPS)
+        seen[control] = _figures(distill.run(config))
+    first = {control: figures["prediction_curve"][0]["loss"] for control, figures in seen.items()}
+    assert len(set(first.values())) == 3
+    assert {json.dumps(figures["size"]) for figures in seen.values()} == {json.dumps(seen["given"]["size"])}
+
+
+def test_answers_are_cached_for_the_next_student_and_no_other_teacher(world, pretrained, tmp_path):
+    """A cache of another teacher would train the student on somebody else's answers, and look fine."""
+    cache = tmp_path / "cache"
+    first = distill.run(_config(world, tmp_path / "first", cache=cache))
+    uncached = distill.run(_config(world, tmp_path / "uncached"))
+    weights = [BertForSequenceClassification.from_pretrained(folder).state_dict() for folder in (first, uncached)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not (uncached / "teacher-answers").exists()
+    again = distill.run(_config(world, tmp_path / "again", cache=cache))
+    assert _figures(again)["prediction_curve"] == _figures(first)["prediction_curve"]
+    untaught = {
+        "task": "entity_typing",
+        "examples": world["examples"],
+        "model": pretrained,
+        "vectors": world["vectors"],
+    }
+    other = run.run(
+        run.FinetuneConfig(
+            output=tmp_path / "teacher", training=dataclasses.replace(SHORT, max_steps=1), max_length=16, **untaught
         )
-        found = losses(
-            record_features(student.bert, inputs, layers=(1, 2)),
-            record_features(teacher.bert, inputs, layers=(1, 2)),
-            MASK,
-        )
-    assert float(found["loss"]) == pytest.approx(0, abs=1e-6)
-
-
-def test_slices_are_the_last_layers_of_each_block():
-    """Layer m must start where the losses pull it."""
-    teacher = _teacher(["text", "text", "mix", "fuse", "fuse", "fuse"])
-    slices = teacher_slices(teacher.state_dict(), (2, 4, 6))
-    for m, g in enumerate((2, 4, 6)):
-        name = "attention.self.query.weight"
-        expected = teacher.state_dict()[f"bert.encoder.layer.{g - 1}.{name}"]
-        assert torch.equal(slices[f"bert.encoder.layer.{m}.{name}"], expected)
-    assert not [name for name in slices if "_ent" in name]
-
-
-def test_recorded_queries_and_keys_are_those_of_the_attention():
-    """Hooks on the wrong module would give tensors of the right shape."""
-    bert = BertModel(
-        BertConfig(vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=32),
-    ).eval()
-    bert.set_attn_implementation("eager")
-    inputs = {"input_ids": IDS[:1], "attention_mask": MASK[:1]}
-    with torch.no_grad():
-        shown = record_features(bert, inputs, layers=(2,))
-        expected = bert(**inputs, output_attentions=True).attentions[1]
-    split = [x.view(1, 4, 4, 4).transpose(1, 2) for x in (shown.queries[1], shown.keys[1])]
-    torch.testing.assert_close((split[0] @ split[1].transpose(-1, -2) / 2).softmax(-1), expected)
-    assert shown.queries[0].numel() == 0
-    assert not bert.encoder.layer[1].attention.self.query._forward_hooks
-
-
-def test_flops_are_those_of_the_formula():
-    """Printed before training, so that nobody trains a student that is no smaller."""
-    config = BertConfig(vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=32)
-    size = size_of(BertForSequenceClassification(config), num_pieces=8)
-    layer = 2 * 8 * (4 * 16 * 16 + 2 * 16 * 32) + 4 * 8 * 8 * 16
-    assert size.flops == 2 * layer + 2 * 16 * 16 + 2 * 16 * 2
-
-
-def test_latencies_are_medians_of_every_models_own_calls():
-    """The first call warms up and must not count."""
-    calls = []
-    times = latencies(
-        {"a": (lambda batch: calls.append("a"), [{}] * 3), "b": (lambda batch: calls.append("b"), [{}] * 3)}
     )
-    assert calls == ["a", "b"] * 4
-    assert set(times) == {"a", "b"}
+    with pytest.raises(ModelInputError, match="outputs of another teacher"):
+        distill.run(_config({**world, "teacher": other}, tmp_path / "x", cache=cache, min_teacher_gain=-1.0))
+    with pytest.raises(ModelInputError, match="another teacher_entities"):
+        distill.run(_config(world, tmp_path / "y", cache=cache, teacher_entities="none"))
+
+
+def test_a_small_word_table_is_saved_whole_and_marked(world, tmp_path):
+    """Factors while training, an ordinary table for everybody else; exact, since it has that rank."""
+    student = StudentConfig(num_layers=1, embedding_size=6)
+    folder = distill.run(_config(world, tmp_path / "student", student=student))
+    model = BertForSequenceClassification.from_pretrained(folder)
+    table = model.bert.embeddings.word_embeddings.weight
+    assert int(torch.linalg.matrix_rank(table.double(), tol=1e-4)) <= 6
+    assert model.config.word_embedding_rank == 6
+
+
+def test_a_pruned_vocabulary_cuts_the_same_text_alike(world, tmp_path):
+    """Only seen pieces have rows; a wrong map would give every word another's vector and still train."""
+    folder = distill.run(_config(world, tmp_path / "student", student=StudentConfig(num_layers=1, vocabulary="seen")))
+    whole = distill.run(_config(world, tmp_path / "whole"))
+    pruned, full = (load_task_model(path, {}) for path in (folder, whole))
+    text = "[ENT] a [/ENT] c d"
+    pieces = [task.tokenizer.fast_tokenizer.tokenize(text) for task in (pruned, full)]
+    assert pieces[0] == pieces[1]
+    assert pruned.model.config.vocab_size == len(pruned.tokenizer.fast_tokenizer)
+    assert _figures(folder)["test"] == _figures(whole)["test"]
+
+
+def test_the_match_table_is_explained_before_anything_is_written(world, tmp_path):
+    shown = distill.explained(_config(world, tmp_path / "student"))
+    assert shown.splitlines()[0].split()[0] == "term"
+    assert {line.split()[0] for line in shown.splitlines()[1:]} == {"embedding", "hidden", "relation", "entity_hidden"}
+    assert not (tmp_path / "student").exists()
+    assert not (tmp_path / "student.partial").exists()

@@ -71,7 +71,7 @@ def _overrides(folder: Path, base: Path) -> list[str]:
         },
         **{f"student.{phase}.{key}": value for phase in ("intermediate", "prediction") for key, value in rates.items()},
         "student.min_teacher_gain": -1,  # a random encoder learns no topics in 30 steps, and need not here
-        "student.num_layers": 2,
+        "student.student.num_layers": 2,
     }
     return [word for key, value in values.items() for word in (f"--{key}", str(value))]
 
