@@ -24,6 +24,7 @@ from ernie.inputs import INPUTS
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 ENTITY_INPUTS = ("entity_embeds", "entity_positions", "entity_attention_mask")
+SPAN_INPUTS = ("spans",)
 OUTPUT = "logits"
 
 
@@ -85,7 +86,8 @@ def export_onnx(model: nn.Module, path: str | Path, *, batch: Mapping[str, Tenso
     """Writes one ONNX file whose batch size, text length and number of entities are free.
 
     batch: a real batch of at least two examples of two pieces (and two entity slots), traced through. Inputs are
-        those of `TEXT_INPUTS`, and of `ENTITY_INPUTS` where the batch has entity vectors.
+        those of `TEXT_INPUTS`, of `ENTITY_INPUTS` where the batch has entity vectors, of `SPAN_INPUTS` where it has
+        the spans that a head reads.
 
     Raises:
         InputError: onnx or onnxscript is missing.
@@ -94,15 +96,14 @@ def export_onnx(model: nn.Module, path: str | Path, *, batch: Mapping[str, Tenso
         _require(name)
     names = input_names_of(batch)
     inputs = _chosen(batch, names)
-    wrapped = (_EntityLogits if "entity_embeds" in names else _TextLogits)(model.eval())
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
-            wrapped,
+            _Logits(model.eval()),
             (),
-            kwargs=inputs,
+            kwargs={"inputs": inputs},
             dynamo=True,
             opset_version=opset,
-            dynamic_shapes=_free_dimensions(names, getattr(model, "config", None)),
+            dynamic_shapes={"inputs": _free_dimensions(names, getattr(model, "config", None))},
             input_names=list(names),
             output_names=[OUTPUT],
             verbose=False,
@@ -139,35 +140,18 @@ def quantize_int8(source: str | Path, target: str | Path) -> Path:
 
 def input_names_of(batch: Mapping[str, Tensor]) -> tuple[str, ...]:
     """The inputs an exported model takes of such a batch."""
-    return TEXT_INPUTS + (ENTITY_INPUTS if "entity_embeds" in batch else ())
+    return TEXT_INPUTS + (ENTITY_INPUTS if "entity_embeds" in batch else ()) + (SPAN_INPUTS if "spans" in batch else ())
 
 
-class _TextLogits(nn.Module):
-    """A classifier as a function of tensors, which the exporter reads names from."""
+class _Logits(nn.Module):
+    """A classifier as a function of named tensors alone, which the exporter reads names from."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        inputs = (input_ids, attention_mask, token_type_ids)
-        return self.model(**dict(zip(TEXT_INPUTS, inputs, strict=True))).logits
-
-
-class _EntityLogits(_TextLogits):
-    """The same with the entities' vectors."""
-
-    def forward(  # pyrefly: ignore[bad-override]
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        token_type_ids: Tensor,
-        entity_embeds: Tensor,
-        entity_positions: Tensor,
-        entity_attention_mask: Tensor,
-    ) -> Tensor:
-        inputs = (input_ids, attention_mask, token_type_ids, entity_embeds, entity_positions, entity_attention_mask)
-        return self.model(**dict(zip(TEXT_INPUTS + ENTITY_INPUTS, inputs, strict=True))).logits
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        return self.model(**inputs).logits
 
 
 def _free_dimensions(names: Sequence[str], config: Any) -> dict[str, dict[int, Any]]:
@@ -177,7 +161,7 @@ def _free_dimensions(names: Sequence[str], config: Any) -> dict[str, dict[int, A
         "entities": torch.export.Dim("entities", min=0),
     }
     batch = torch.export.Dim("batch")
-    return {name: {0: batch, 1: free[INPUTS[name].axis]} for name in names}
+    return {name: {0: batch, **({1: free[axis]} if (axis := INPUTS[name].axis) in free else {})} for name in names}
 
 
 def _chosen(batch: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
