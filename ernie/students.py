@@ -178,6 +178,7 @@ def size_of(model: nn.Module, *, num_pieces: int, num_entities: int = 0) -> Size
     if num_entities:
         width = cast("ErniePreTrainedModel", model).entity_input.width
         inputs["entity_embeds"] = torch.zeros(1, num_entities, width, device=device)
+        inputs["entity_positions"] = torch.zeros(1, num_entities, dtype=torch.long, device=device)
     was_training = model.training
     model.eval()
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
