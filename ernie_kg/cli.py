@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import io
+import json
 import os
 import signal
 import sys
@@ -108,13 +109,15 @@ def stage_command(name: str, stage: Stage, words: list[str]) -> int:
     from ernie_kg.yaml_file import read_yaml
 
     config_class = stage.config_class()
-    configs.check_options(config_class, words, command=name)
+    configs.check_options(config_class, words, command=name, flags=("explain",) if stage.explains else ())
     if stage.places:
-        words = with_keys(name, words, stage.places, flags=("dry-run", "help"))
+        words = with_keys(name, words, stage.places, flags=("dry-run", "help", "explain"))
     parser = configs.config_parser(config_class, prog=f"ernie-kg {name}", description=stage.summary)
     parser.usage = _usage_line(name, stage.places) if stage.places else None
     parser.add_argument("--config", type=str, default=None, help="a YAML file with keys of this stage's config")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and inputs, write nothing")
+    if stage.explains:
+        parser.add_argument("--explain", action="store_true", help="print what would be compared with what, and stop")
     try:
         file = _value_of("--config", words)
         if file is not None:
@@ -129,6 +132,9 @@ def stage_command(name: str, stage: Stage, words: list[str]) -> int:
         from ernie_kg.pipeline import Step, describe_road
 
         print(describe_road([Step(name, name, stage, config)]))
+        return 0
+    if stage.explains and parsed.explain:
+        print(stage.explain(config))
         return 0
     folder = stage.run(config)
     from kg.artifact import read_manifest
@@ -163,12 +169,15 @@ def with_keys(
 ) -> list[str]:
     """The words with a key for every bare one: `G --k 3 dog` to `--graph=G --k 3 --name=dog`.
 
+    A last place that ends in `…` takes all bare words that are left, as a list.
+
     flags: options that take no value. switches: options that take true or false, true when nothing follows.
 
     Raises:
         InputError: more bare words than places.
     """
     keyed, free, rest = [], list(places), list(words)
+    several: list[str] = []
     while rest:
         word = rest.pop(0)
         option, equals, _ = word.removeprefix("--").partition("=")
@@ -179,6 +188,8 @@ def with_keys(
         elif word.startswith("--"):
             keyed += [word, *rest[:1]]
             rest = rest[1:]
+        elif free and free[0].endswith("…"):
+            several.append(word)
         elif free:
             keyed.append(f"--{free.pop(0)}={word}")
         else:
@@ -186,7 +197,7 @@ def with_keys(
                 f"{command}: expected {' '.join(places).upper()}, got {word!r} after them; "
                 f"a name of several words stands in quotes"
             )
-    return keyed
+    return [*keyed, f"--{free[0][:-1]}={json.dumps(several)}"] if several else keyed
 
 
 def run_command(words: list[str]) -> int:

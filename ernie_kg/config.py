@@ -47,7 +47,8 @@ def instantiate(parser: ArgumentParser, config_class: type[Any], parsed: Namespa
 
 
 def check_keys(config_class: type[Any], values: Mapping[str, Any], *, source: str, prefix: str = "") -> None:
-    """Refuses a key that the dataclass, or a dataclass nested in it, does not have; names the nearest that it has."""
+    """Refuses a key that the dataclass, or a dataclass nested in it, does not have, with the nearest that it has; and
+    a key without a value where the field takes none (jsonargparse lets `null` through)."""
     types = typing.get_type_hints(config_class)
     known = [field.name for field in dataclasses.fields(config_class)]
     for key, value in values.items():
@@ -55,8 +56,14 @@ def check_keys(config_class: type[Any], values: Mapping[str, Any], *, source: st
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"nearest: {prefix}{near[0]}" if near else f"known: {', '.join(known)}"
             raise InputError(f"{source}: unknown key {prefix}{key}; {hint}")
+        if value is None and not _takes_null(types[key]):
+            raise InputError(f"{source}: {prefix}{key} has no value; give it one, or leave the key out for its default")
         if dataclasses.is_dataclass(types[key]) and isinstance(value, Mapping):
             check_keys(typing.cast(type, types[key]), value, source=source, prefix=f"{prefix}{key}.")
+
+
+def _takes_null(annotation: Any) -> bool:
+    return annotation is Any or type(None) in (annotation, *typing.get_args(annotation))
 
 
 def dotted_keys(config_class: type[Any], prefix: str = "") -> list[str]:
@@ -70,9 +77,10 @@ def dotted_keys(config_class: type[Any], prefix: str = "") -> list[str]:
     return keys
 
 
-def check_options(config_class: type[Any], words: list[str], *, command: str) -> None:
-    """Refuses an option that the command does not have; names the nearest that it has."""
-    known = [*dotted_keys(config_class), "config", "dry-run", "help"]
+def check_options(config_class: type[Any], words: list[str], *, command: str, flags: tuple[str, ...] = ()) -> None:
+    """Refuses an option that the command does not have; names the nearest that it has. flags: options beside the
+    config's keys and those of every command."""
+    known = [*dotted_keys(config_class), "config", "dry-run", "help", *flags]
     for word in words:
         option = word.removeprefix("--").partition("=")[0]
         if word.startswith("--") and option not in known:
