@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import orjson
 
@@ -54,6 +55,9 @@ class AugmentConfig:
     """A GLUE task whose number of copies to take: CoLA, MNLI, MRPC, SST-2, STS-B, QQP, QNLI or RTE."""
     copies: int = 20
     """N: copies drawn of each example where no recipe is named; those equal to another are dropped, not drawn again."""
+    candidates: Literal["masked_lm", "vectors"] = "masked_lm"
+    """What single-piece words are exchanged for: what the model's masked-LM head says, or near words like all others
+    (which needs no such head, and looks at no context)."""
     p: float = 0.4
     """Chance of a word to be exchanged in a copy."""
     num_candidates: int = 15

@@ -48,7 +48,8 @@ class Substitution:
     """An Augmenter; see the module.
 
     candidates_of: texts with the places of single-piece words -> candidates of each. neighbours: near words of a word.
-    is_piece: whether a word is one piece of the model's vocabulary. p: chance of a word to be exchanged in a copy.
+    is_piece: whether the model is asked about a word, as one that is a single piece. p: chance of a word to be
+    exchanged in a copy.
     """
 
     def __init__(
@@ -219,8 +220,8 @@ def from_config(config: AugmentConfig) -> Substitution:
     Raises:
         InputError: a model without a masked-LM head, vectors that cannot be read, an unknown language.
     """
-    folder = resolve_source(config.model)
-    model, tokenizer = masked_lm(folder)
+    asks_model = config.candidates == "masked_lm"
+    model, tokenizer = masked_lm(resolve_source(config.model), needs_head=asks_model)
     table = model.get_input_embeddings().weight.detach()
     neighbours = neighbours_from(
         config.word_vectors, tokenizer=tokenizer, table=table, num_candidates=config.num_candidates
@@ -232,7 +233,7 @@ def from_config(config: AugmentConfig) -> Substitution:
             model, tokenizer, num_candidates=config.num_candidates, batch_size=config.batch_size
         ),
         neighbours=neighbours,
-        is_piece=lambda word: (word.lower() if lower else word) in vocabulary,
+        is_piece=lambda word: asks_model and (word.lower() if lower else word) in vocabulary,
         stop_words=stop_words_of(config.language),
         p=config.p,
     )
@@ -242,8 +243,10 @@ def _words(vocabulary: Mapping[str, int] | Iterable[str]) -> frozenset[str]:
     return frozenset(piece for piece in vocabulary if piece.isalpha())
 
 
-def masked_lm(folder: Path) -> tuple[Any, Any]:
+def masked_lm(folder: Path, *, needs_head: bool = True) -> tuple[Any, Any]:
     """A model with `.bert` and `.cls.predictions`, fp32, and its fast tokenizer.
+
+    needs_head: whether the head must have been trained.
 
     Raises:
         InputError: no such folder, another kind of model, or one whose masked-LM head was never trained.
@@ -261,9 +264,9 @@ def masked_lm(folder: Path) -> tuple[Any, Any]:
     with quiet_loading():
         model, info = classes[kind].from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     absent = sorted(name for name in info["missing_keys"] if name.startswith("cls.predictions.transform"))
-    if absent:
+    if absent and needs_head:
         raise InputError(
             f"{folder} has no masked-LM head ({absent[0]} is missing): its words would be drawn at random; give a BERT "
-            f"with its pre-training head, or the artifact of `pretrain run`"
+            f"with its pre-training head, the artifact of `pretrain run`, or set candidates=vectors"
         )
     return model, AutoTokenizer.from_pretrained(folder)

@@ -246,6 +246,8 @@ def test_a_model_without_a_trained_head_is_refused(tmp_path, make_examples):
         stage.run(_config(tmp_path, bare, examples))
     whole = _folder(tmp_path / "whole", BertForPreTraining)
     assert stage.run(_config(tmp_path, whole, examples)).exists()
+    by_vectors = stage.run(_config(tmp_path, bare, examples, candidates="vectors"))
+    assert len(load_examples(by_vectors, "train")) > len(EXAMPLES)
 
 
 def test_emptied_sentences_and_lost_links_are_refused():
