@@ -26,6 +26,7 @@ from typing import Any, Protocol
 from kg.errors import InputError
 from kg.exhaustion import exhausted
 from kg.folder_lock import LOCK, lock_folder
+from kg.model_card import write_card
 
 MANIFEST = "manifest.json"
 STATE = ".stage.json"
@@ -307,6 +308,7 @@ def _open_partial(partial: Path, print_of_run: str, resumable: bool) -> bool:
 def _write_manifest(writer: ArtifactWriter, config: StageConfig, stage: str, print_of_run: str, clock: Clock) -> None:
     folder = writer.path
     (folder / STATE).unlink(missing_ok=True)
+    write_card(folder, stage=stage, config=plain(config), inputs=config.inputs(), figures=writer.figures)
     files = {
         p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": _sha256(p)}
         for p in sorted(folder.rglob("*"))
