@@ -147,7 +147,7 @@ def own_data_words(tiny_bert: Path) -> list[str]:
         "student.prediction.learning_rate": 1e-3,
         "student.prediction.max_steps": 60,
     }
-    road = Path(__file__).resolve().parents[2] / "configs" / "own-data.yaml"
+    road = Path(__file__).resolve().parents[1] / "configs" / "own-data.yaml"
     return ["run", str(road), *(word for key, value in overrides.items() for word in (f"--{key}", str(value)))]
 
 
@@ -160,3 +160,9 @@ def own_data_run(
     shutil.copytree(world, folder / "own-data")
     result = ernie_kg(*own_data_words, cwd=folder)
     return folder, result
+
+
+@pytest.fixture(scope="session")
+def long_faults() -> bool:
+    """Whether the fault suite runs in full: `make faults` sets ERNIE_KG_FAULTS=long."""
+    return os.environ.get("ERNIE_KG_FAULTS") == "long"

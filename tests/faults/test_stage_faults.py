@@ -1,0 +1,151 @@
+"""Every stage of a road while something goes wrong: a message, no half artifact, and the same end afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kg.artifact import read_manifest
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
+DRIVER = Path(__file__).with_name("driver.py")
+STAGES = (
+    "graph", "relations", "vectors", "linked", "instances", "pretrained", "model", "student", "exported", "report",
+)  # fmt: skip
+TRAINED = ("pretrained", "model", "student")
+Run = tuple[Path, subprocess.CompletedProcess[str]]
+
+
+def drive(fault: str, road: Path, work: Path, *stages: str, mounts: bool = False) -> list[dict[str, Any]]:
+    """What `driver.py` printed, a dictionary a stage."""
+    inside = ["unshare", "--mount", "--map-root-user"] if mounts else []
+    if mounts and (
+        shutil.which("unshare") is None or subprocess.run([*inside, "true"], capture_output=True).returncode
+    ):
+        pytest.skip("mounting a small file system is not permitted here")
+    result = subprocess.run(
+        [*inside, sys.executable, str(DRIVER), fault, str(road), str(work), *stages],
+        capture_output=True, text=True, check=False, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def same_files(folder: Path, expected: Path) -> bool:
+    return read_manifest(folder).data["files"] == read_manifest(expected).data["files"]
+
+
+@pytest.mark.parametrize(("fault", "message"), [("full-disk", "the disk is full"), ("read-only", "cannot be written")])
+def test_a_disk_that_takes_nothing_is_one_line_in_every_stage(
+    own_data_run: Run, tmp_path: Path, fault: str, message: str
+) -> None:
+    """Each library says it in words of its own, and a stage that misses one calls it a fault of ours."""
+    found = drive(fault, own_data_run[0], tmp_path / "work", *STAGES, mounts=True)
+    assert [row["stage"] for row in found] == list(STAGES)
+    for row in found:
+        assert row["code"] == 2, row
+        assert len(row["lines"]) == 1, row
+        assert message in row["lines"][0], row
+        assert not row["artifact"], row
+
+
+@pytest.mark.parametrize("stage", TRAINED)
+def test_sigterm_in_the_middle_of_a_checkpoint_costs_nothing(
+    own_data_run: Run, tmp_path: Path, stage: str, long_faults: bool
+) -> None:
+    """A checkpoint cut short that is taken for whole resumes from another state; the weights then differ."""
+    if stage != "pretrained" and not long_faults:
+        pytest.skip("`make faults` takes every trained stage")
+    road = own_data_run[0]
+    (row,) = drive("terminated-in-a-checkpoint", road, tmp_path / "work", stage)
+    assert (row["code"], row["artifact"]) == (130, False), row
+    partial = tmp_path / "work" / f"{stage}.partial"
+    assert list(partial.rglob("step-*")), "it ended before its first checkpoint"
+    (row,) = drive("nothing", road, tmp_path / "work", stage)
+    assert row["code"] == 0, row
+    assert read_manifest(tmp_path / "work" / stage).data["resumed"]
+    assert same_files(tmp_path / "work" / stage, road / "runs/own-data" / stage)
+
+
+def test_memory_that_does_not_suffice_leaves_no_half_artifact(
+    own_data_run: Run, tmp_path: Path, long_faults: bool
+) -> None:
+    """Libraries throw, abort or crash; whatever they do, there is no artifact, and the next run ends the same."""
+    if not long_faults:
+        pytest.skip("`make faults` runs every stage without memory")
+    road = own_data_run[0]
+    for stage in STAGES[:-1]:
+        command = [sys.executable, str(DRIVER), "little-memory", str(road), str(tmp_path / "work"), stage]
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        if result.returncode == 0:
+            row = json.loads(result.stdout)
+            assert row["code"] in (0, 2), row
+            assert row["artifact"] == (row["code"] == 0), row
+        artifact = tmp_path / "work" / stage
+        assert not artifact.exists() or same_files(artifact, road / "runs/own-data" / stage)
+        (row,) = drive("nothing", road, tmp_path / "work", stage)
+        assert row["code"] == 0, row
+        assert same_files(artifact, road / "runs/own-data" / stage)
+
+
+def test_a_worker_killed_by_the_system_is_said_and_the_next_run_goes_on(own_data_run: Run, tmp_path: Path) -> None:
+    """The system that runs out of memory takes the largest process, which is seldom the first."""
+    road, output = own_data_run[0], tmp_path / "linked"
+    words = ["link", "--graph", "runs/own-data/graph", "--corpus", "folder", "--source", "own-data/text"]
+    words += ["--shard_documents", "5", "--processes", "2", "--output", str(output)]
+    command = [sys.executable, "-m", "ernie_kg.cli", *words]
+    process = subprocess.Popen(
+        command, cwd=road, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    deadline = time.monotonic() + 120
+    while not (workers := _children(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(workers[-1], signal.SIGKILL)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 2, errors
+    assert re.search(r"process .*was killed", errors), errors
+    assert not output.exists()
+    again = subprocess.run(command, cwd=road, capture_output=True, text=True, check=False, timeout=200)
+    assert again.returncode == 0, again.stderr
+    assert read_manifest(output).counts["documents"] == 240
+
+
+def _children(pid: int) -> list[int]:
+    """Processes that multiprocessing spawned to work, without its resource tracker."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [
+        int(child) for child in found if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
+    ]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_damaged_artifacts_stop_the_stages_that_read_them(own_data_run: Run, tmp_path: Path, damage: str) -> None:
+    """Every file of every artifact, by its middle byte; what reads it first must say which it is."""
+    road = tmp_path / "road"
+    shutil.copytree(own_data_run[0], road)
+    stages = {"graph": "relations", "relations": "vectors", "vectors": "linked", "linked": "instances"}
+    stages |= {"instances": "pretrained", "pretrained": "model", "model": "student", "student": "exported"}
+    damaged = {}
+    for made in stages:
+        folder = road / "runs/own-data" / made
+        names = [name for name, entry in read_manifest(folder).data["files"].items() if entry["bytes"] > 2]
+        damaged[made] = max(names, key=lambda name: (folder / name).stat().st_size)
+        content = bytearray((folder / damaged[made]).read_bytes())
+        content[len(content) // 2] ^= 4
+        (folder / damaged[made]).write_bytes(content[:-1] if damage == "truncated" else content)
+    for made, (reader, row) in zip(
+        stages, zip(stages.values(), drive("nothing", road, tmp_path / "work", *stages.values()))
+    ):
+        assert row["code"] == 2, row
+        assert not row["artifact"], reader
+        assert any(name in row["lines"][0] for name in damaged.values()), (made, row)
