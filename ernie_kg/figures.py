@@ -18,7 +18,7 @@ Everything is escaped here; callers hand in plain values.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -41,7 +41,7 @@ def render_figures(figures: Mapping[str, Any], *, source: str, depth: int = 3) -
     rest = {name: value for name, value in figures.items() if name not in cells}
     for names in _alike(rest):
         rows = [{"": readable(name), **rest[name]} for name in names]
-        parts.append(_figure(row_table(rows), caption="", source=source))
+        parts.append(figure(row_table(rows), caption="", source=source))
         rest = {name: value for name, value in rest.items() if name not in names}
     parts += [_block(name, value, source=source, depth=depth) for name, value in rest.items()]
     return "".join(parts)
@@ -53,7 +53,7 @@ def pair_table(values: Mapping[str, Any], *, source: str, caption: str = "") -> 
         f'<tr><th scope="row">{escape(readable(name))}</th><td>{cell(value)}</td></tr>'
         for name, value in values.items()
     )
-    return _figure(f"<table>{rows}</table>", caption=caption, source=source)
+    return figure(f"<table>{rows}</table>", caption=caption, source=source)
 
 
 def row_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -77,7 +77,7 @@ def cell(value: Any) -> str:
         return f'<span class="number">{svg.number(value)}</span>'
     if value is None:
         return "–"
-    if _is_range(value):
+    if is_range(value):
         return f'<span class="number">{svg.number(value[0])} – {svg.number(value[1])}</span>'
     if isinstance(value, str):
         return escape(value)
@@ -86,7 +86,7 @@ def cell(value: Any) -> str:
 
 def is_cell(value: Any) -> bool:
     """Whether a value fits one cell of a table."""
-    return value is None or isinstance(value, (bool, int, float, str)) or _is_range(value)
+    return value is None or isinstance(value, (bool, int, float, str)) or is_range(value)
 
 
 def is_number(value: Any) -> bool:
@@ -114,12 +114,12 @@ def readable(name: str) -> str:
 def _block(name: str, value: Any, *, source: str, depth: int) -> str:
     shown = _chart(name, value)
     if shown:
-        return _figure(shown, caption=readable(name), source=source)
+        return figure(shown, caption=readable(name), source=source)
     if isinstance(value, Mapping):
         inside = render_figures(value, source=source, depth=min(depth + 1, 6))
         return f"<section><h{depth}>{escape(readable(name))}</h{depth}>{inside or '<p>empty</p>'}</section>"
     if _is_rows(value):
-        return _figure(row_table(value), caption=readable(name), source=source)
+        return figure(row_table(value), caption=readable(name), source=source)
     return pair_table({name: value}, source=source)
 
 
@@ -142,17 +142,26 @@ def _chart(name: str, value: Any) -> str:
 
 
 def _curves(rows: Sequence[Mapping[str, Any]], title: str) -> Iterator[str]:
-    """One chart for all losses, one for every other measure, each over the step (or the epoch)."""
+    """One chart for all losses, one for every other measure with its chance, each over the step (or the epoch)."""
     x = _x_key(rows)
     names = dict.fromkeys(key for row in rows for key in row if key not in X_KEYS and is_number(row[key]))
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault("loss" if "loss" in name else name, []).append(name)
+        groups.setdefault("loss" if "loss" in name else _measured_by(name, names), []).append(name)
     for group, members in groups.items():
         series = {readable(name): [(row[x], row[name]) for row in rows if is_number(row.get(name))] for name in members}
         drawn = svg.line_chart(series, title=f"{title}: {readable(group)}", x_label=x)
         if drawn:
             yield f'<div class="chart"><p>{escape(readable(group))}</p>{drawn}</div>'
+
+
+def _measured_by(name: str, names: Iterable[str]) -> str:
+    """The measure that a chance level belongs to: `dea_chance` and `dea_accuracy` make one chart, as `dea_mrr_chance`
+    and `dea_mrr` do."""
+    if not name.endswith("_chance"):
+        return name
+    base = name.removesuffix("_chance")
+    return next((other for other in (f"{base}_accuracy", base) if other in names), name)
 
 
 def _columns(value: Any) -> list[tuple[str, float]]:
@@ -162,7 +171,7 @@ def _columns(value: Any) -> list[tuple[str, float]]:
         return _binned(pairs) if all(is_number(n) for _, n in pairs) else []
     if not isinstance(value, list) or len(value) < 3:
         return []
-    if all(_is_range(item) for item in value):
+    if all(is_range(item) for item in value):
         return _binned([(x, n) for x, n in value])
     found: list[tuple[str, float]] = []
     for item in value:
@@ -202,7 +211,8 @@ def _alike(values: Mapping[str, Any]) -> list[list[str]]:
     return [names for names in by_keys.values() if len(names) > 1]
 
 
-def _figure(content: str, *, caption: str, source: str) -> str:
+def figure(content: str, *, caption: str, source: str) -> str:
+    """A figure with its caption and the artifacts its numbers come from."""
     what = f"<b>{escape(caption)}</b> " if caption else ""
     return f'<figure>{content}<figcaption>{what}<span class="source">from {escape(source)}</span></figcaption></figure>'
 
@@ -240,7 +250,8 @@ def _bars(value: Any) -> list[tuple[str, float]]:
     return found if len(kinds) == 1 and all(is_number(item) and item >= 0 for _, item in found) else []
 
 
-def _is_range(value: Any) -> bool:
+def is_range(value: Any) -> bool:
+    """Whether a value is a pair of numbers."""
     return isinstance(value, (list, tuple)) and len(value) == 2 and all(is_number(item) for item in value)
 
 

@@ -6,17 +6,16 @@ The page asks for nothing from outside and runs no script. What a stage measured
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from ernie_kg import figures as shapes
 from ernie_kg import svg
+from ernie_kg.comparison import Shown, runs_table, scores_with_intervals, side_by_side
 from ernie_kg.style import STYLE
-from kg.artifact import Manifest, read_manifest, write_artifact
+from kg.artifact import MANIFEST, Manifest, read_manifest, write_artifact
 from kg.errors import InputError
 
 STAGE = "report"
@@ -28,9 +27,9 @@ class ReportConfig:
     """Which artifacts to show, in which order."""
 
     artifacts: tuple[Path, ...]
-    """Folders of finished stages, of one run or of several; shown in this order."""
+    """Folders of finished stages, or of whole runs, whose stages are shown in the order they were made."""
 
-    output: Path
+    output: Path = Path("report")
     """Folder to write: report.html."""
 
     title: str = "ernie-kg run"
@@ -48,17 +47,11 @@ class ReportConfig:
         if self.num_paragraphs < 0:
             raise InputError(f"num_paragraphs: expected 0 or more, got {self.num_paragraphs}")
 
+    map_vectors: bool = True
+    """Whether to draw a map of the entity vectors where their graph is among the artifacts; takes a few seconds."""
+
     def inputs(self) -> dict[str, Path]:
-        return {f"artifact {place}": Path(path) for place, path in enumerate(self.artifacts, start=1)}
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """An artifact on the page. name: what it is called there, unique. anchor: its section's id."""
-
-    name: str
-    anchor: str
-    manifest: Manifest
+        return {f"artifact {place}": path for place, path in enumerate(artifacts_in(self.artifacts), start=1)}
 
 
 def run(config: ReportConfig) -> Path:
@@ -67,9 +60,15 @@ def run(config: ReportConfig) -> Path:
     Raises:
         InputError: a folder without manifest, or linked shards that do not fit their text.
     """
-    shown = _open(config.artifacts)
+    shown = _open(artifacts_in(config.artifacts))
     with write_artifact(config, stage=STAGE) as writer:
-        page, rendered = build_page(shown, title=config.title, num_paragraphs=config.num_paragraphs, seed=config.seed)
+        page, rendered = build_page(
+            shown,
+            title=config.title,
+            num_paragraphs=config.num_paragraphs,
+            map_vectors=config.map_vectors,
+            seed=config.seed,
+        )
         (writer.path / PAGE).write_text(page, encoding="utf-8")
         writer.counts["artifacts"] = len(shown)
         writer.counts["linked_paragraphs"] = rendered
@@ -77,19 +76,49 @@ def run(config: ReportConfig) -> Path:
     return config.output
 
 
-def build_page(shown: Sequence[Shown], *, title: str, num_paragraphs: int, seed: int) -> tuple[str, int]:
+def artifacts_in(folders: Sequence[Path]) -> list[Path]:
+    """The folders themselves, and in place of a run's folder the artifacts in it by the time they were begun, reports
+    left out.
+
+    Raises:
+        InputError: a folder that is neither.
+    """
+    found: list[Path] = []
+    for folder in map(Path, folders):
+        if (folder / MANIFEST).exists() or not folder.is_dir():
+            found.append(folder)
+            continue
+        inside = [path for path in folder.iterdir() if (path / MANIFEST).is_file() and "." not in path.name]
+        made = [read_manifest(path) for path in inside]
+        made = sorted((m for m in made if m.stage != STAGE), key=lambda m: (str(m.data.get("started")), m.folder.name))
+        if not made:
+            raise InputError(
+                f"{folder}: holds no manifest.json, so it is no finished artifact, and no artifact lies in it; run its "
+                f"stage first"
+            )
+        found += [manifest.folder for manifest in made]
+    return found
+
+
+def build_page(
+    shown: Sequence[Shown], *, title: str, num_paragraphs: int, map_vectors: bool, seed: int
+) -> tuple[str, int]:
     """The page as text, and how many linked paragraphs it shows."""
-    graphs = [item.manifest.folder for item in shown if item.manifest.stage == "kg build"]
+    graphs = [item.manifest for item in shown if item.manifest.stage == "kg build"]
     sections, rendered = [], 0
     for item in shown:
-        paragraphs = ""
+        extra = ""
         if item.manifest.stage == "link" and num_paragraphs:
             paragraphs, number = _paragraphs(item, graphs, num_paragraphs, seed)
+            extra = f"<h3>Linked paragraphs</h3>{paragraphs}" if paragraphs else ""
             rendered += number
-        sections.append(_section(item, paragraphs))
+        if item.manifest.stage == "kg embed" and map_vectors:
+            extra = _map(item, graphs, seed)
+        sections.append(_section(item, extra))
     body = [
         f"<header><h1>{escape(title)}</h1>{_cards(shown)}</header>",
-        f"<main>{_road(shown)}{_side_by_side(shown)}{''.join(sections)}</main>",
+        f"<main>{runs_table(shown)}{_road(shown)}{scores_with_intervals(shown)}{side_by_side(shown)}",
+        f"{''.join(sections)}</main>",
         "<footer>Every number on this page is read from the manifest of the artifact named beside it.</footer>",
     ]
     head = (
@@ -157,35 +186,7 @@ def _road(shown: Sequence[Shown]) -> str:
     return f"<section><h2>The road</h2>{table}{figure}</section>"
 
 
-def _side_by_side(shown: Sequence[Shown]) -> str:
-    """For every stage that several artifacts come from: their counts and figures in columns."""
-    kinds = Counter(item.manifest.stage for item in shown)
-    parts = []
-    for stage in (stage for stage, number in kinds.items() if number > 1):
-        members = [item for item in shown if item.manifest.stage == stage]
-        measured = [dict(shapes.flatten({**m.manifest.counts, **m.manifest.figures})) for m in members]
-        names = [name for name in dict.fromkeys(n for m in measured for n in m) if _differs(name, measured)]
-        rows = [
-            {"measure": name, **{item.name: m[name] for item, m in zip(members, measured) if name in m}}
-            for name in names
-        ]
-        if rows:
-            parts.append(f"<h3>{escape(stage)}</h3>{_compared(rows, [item.name for item in members])}")
-    return f"<section><h2>Side by side</h2>{''.join(parts)}</section>" if parts else ""
-
-
-def _differs(name: str, measured: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether two artifacts have the measure and disagree; what only one has stands in its own section."""
-    values = [m[name] for m in measured if m.get(name) is not None]
-    return any(value != values[0] for value in values[1:])
-
-
-def _compared(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
-    table = [{"measure": shapes.readable(row["measure"]), **{n: row.get(n) for n in names}} for row in rows]
-    return shapes.row_table(table)
-
-
-def _section(item: Shown, paragraphs: str) -> str:
+def _section(item: Shown, extra: str) -> str:
     data = item.manifest.data
     made = [
         f"<code>{escape(str(item.manifest.folder))}</code>",
@@ -207,7 +208,7 @@ def _section(item: Shown, paragraphs: str) -> str:
         else "",
         "</div>",
         shapes.render_figures(item.manifest.figures, source=item.name),
-        f"<h3>Linked paragraphs</h3>{paragraphs}" if paragraphs else "",
+        extra,
         _settings(item),
         "</section>",
     ]
@@ -223,13 +224,20 @@ def _settings(item: Shown) -> str:
     return f"<details><summary>settings and inputs</summary>{tables}</details>"
 
 
-def _paragraphs(item: Shown, graphs: Sequence[Path], number: int, seed: int) -> tuple[str, int]:
+def _map(item: Shown, graphs: Sequence[Manifest], seed: int) -> str:
+    from ernie_kg.vector_map import vector_map
+
+    drawn, caption = vector_map(item.manifest, graphs, seed=seed)
+    return shapes.figure(drawn, caption=caption, source=item.name) if drawn else ""
+
+
+def _paragraphs(item: Shown, graphs: Sequence[Manifest], number: int, seed: int) -> tuple[str, int]:
     """Rendered paragraphs of a `link` artifact; entities have names where its graph is among the artifacts."""
     from ernie_kg.paragraphs import entity_names, linked_entities, render_paragraphs
 
     folder = item.manifest.folder
     wanted = linked_entities(folder, number=number, seed=seed)
-    names = {key: name for graph in graphs for key, name in entity_names(graph, wanted).items()}
+    names = {key: name for graph in graphs for key, name in entity_names(graph.folder, wanted).items()}
     return render_paragraphs(folder, names=names, number=number, seed=seed)
 
 

@@ -27,8 +27,9 @@ svg { width:100%; max-width:36rem; height:auto; display:block }
 svg .axis { font:11px system-ui,"DejaVu Sans",sans-serif; fill:var(--soft) }
 svg .grid { stroke:var(--line); stroke-width:1 }
 svg .bar { fill:var(--c0) } svg .line { fill:none; stroke:currentColor; stroke-width:2; stroke-linejoin:round }
-svg circle { fill:currentColor }
+svg circle { fill:currentColor } svg .dots { fill-opacity:.75 }
 .series-0 { color:var(--c0) } .series-1 { color:var(--c1) } .series-2 { color:var(--c2) }
+.other { color:#9aa5b4 }
 .series-3 { color:var(--c3) } .series-4 { color:var(--c4) } .series-5 { color:var(--c5) }
 .legend { list-style:none; padding:0; margin:.2rem 0; display:flex; flex-wrap:wrap; gap:.2rem 1rem; font-size:.85rem }
 .legend li::before { content:""; display:inline-block; width:1.1em; height:.2em; background:currentColor;

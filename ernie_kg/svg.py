@@ -1,4 +1,4 @@
-"""Small charts as inline SVG text: lines over steps, bars, columns of a histogram. No script, no outside font.
+"""Small charts as inline SVG text: lines over steps, bars, histograms, points, intervals. No script, no outside font.
 
 Colours and text sizes come from the page's CSS classes (`series-0` … `series-5`, `axis`, `grid`, `bar`); every chart
 carries its title for screen readers. All text is escaped here, callers hand in plain strings.
@@ -7,14 +7,18 @@ carries its title for screen readers. All text is escaped here, callers hand in 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TypeVar
 
 WIDTH, HEIGHT = 460, 220
+MAP_HEIGHT = 380
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 10, 34
 NUM_COLOURS = 6
 MAX_POINTS = 400
+OTHER = "other"
+"""A kind that is none of those with a colour of their own; also its CSS class."""
 
 Points = Sequence[tuple[float, float]]
 Item = TypeVar("Item")
@@ -100,6 +104,58 @@ def bar_chart(bars: Sequence[tuple[str, float]], *, title: str, limit: int = 20)
     return _svg(parts, title=title, x_label="", height=row * len(shown))
 
 
+def scatter_chart(points: Sequence[tuple[float, float, str, str]], *, title: str) -> str:
+    """Points of a flat map without axes, coloured by kind, the commonest kinds first in the legend, `OTHER` last.
+
+    points: (x, y, kind, name); the name is shown by the mouse. At most `NUM_COLOURS` kinds.
+    """
+    counts = Counter(kind for _, _, kind, _ in points)
+    kinds = sorted(counts, key=lambda kind: (kind == OTHER, -counts[kind]))[:NUM_COLOURS]
+    if not points:
+        return ""
+    x_at = _scale(min(p[0] for p in points), max(p[0] for p in points), 6, WIDTH - 6)
+    y_at = _scale(min(p[1] for p in points), max(p[1] for p in points), 6, MAP_HEIGHT - 6)
+    groups = []
+    for place, kind in reversed(list(enumerate(kinds))):
+        dots = "".join(
+            f'<circle cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="2"><title>{escape(name)}</title></circle>'
+            for x, y, of, name in points
+            if of == kind
+        )
+        groups.append(f'<g class="dots {_colour(kind, place)}">{dots}</g>')
+    return _legend(kinds) + _svg(groups, title=title, x_label="", height=MAP_HEIGHT)
+
+
+def interval_chart(rows: Sequence[tuple[str, float, tuple[float, float]]], *, title: str) -> str:
+    """A dot with its interval for each row, on one axis.
+
+    rows: (name, value, (low, high)).
+    """
+    numbers = [number for _, value, interval in rows for number in (value, *interval)]
+    if not numbers or not all(map(math.isfinite, numbers)):
+        return ""
+    ticks = nice_ticks(min(numbers), max(numbers), 5)
+    row, left, height = 24, 170, 24 * len(rows) + 22
+    x_at = _scale(ticks[0], ticks[-1], left, WIDTH - 60)
+    parts = [
+        f'<line class="grid" x1="{x_at(tick):.1f}" x2="{x_at(tick):.1f}" y1="0" y2="{height - 20}"/>'
+        f'<text class="axis" x="{x_at(tick):.1f}" y="{height - 5}" text-anchor="middle">{number(tick)}</text>'
+        for tick in ticks
+    ]
+    for place, (name, value, (low, high)) in enumerate(rows):
+        y = place * row + row / 2
+        short = name if len(name) <= 25 else name[:24] + "…"
+        parts.append(
+            f'<text class="axis" x="{left - 8}" y="{y + 4}" text-anchor="end">{escape(short)}</text>'
+            f'<g class="line series-{place % NUM_COLOURS}"><title>{escape(name)}: {number(value)} '
+            f"({number(low)} to {number(high)})</title>"
+            f'<polyline points="{x_at(low):.1f},{y} {x_at(high):.1f},{y}"/>'
+            f'<circle cx="{x_at(value):.1f}" cy="{y}" r="4"/></g>'
+            f'<text class="axis" x="{WIDTH - 52}" y="{y + 4}">{number(value)}</text>'
+        )
+    return _svg(parts, title=title, x_label="", height=height)
+
+
 def nice_ticks(low: float, high: float, wanted: int) -> list[float]:
     """Round numbers in steps of 1, 2 or 5 × 10ⁿ that enclose [low, high].
 
@@ -160,8 +216,12 @@ def _x_axis(labels: Sequence[tuple[float, str]]) -> str:
 
 
 def _legend(names: Sequence[str]) -> str:
-    items = "".join(f'<li class="series-{place % NUM_COLOURS}">{escape(name)}</li>' for place, name in enumerate(names))
+    items = "".join(f'<li class="{_colour(name, place)}">{escape(name)}</li>' for place, name in enumerate(names))
     return f'<ul class="legend">{items}</ul>'
+
+
+def _colour(name: str, place: int) -> str:
+    return OTHER if name == OTHER else f"series-{place % NUM_COLOURS}"
 
 
 def _scale(low: float, high: float, start: float, end: float):

@@ -58,7 +58,8 @@ def test_every_view_of_the_table_has_config_and_function() -> None:
         undocumented = [f for f in config_class.__dataclass_fields__ if not _documented(config_class, f)]
         assert not undocumented, f"{name}: fields without a docstring: {undocumented}"
     assert not set(VIEWS) & set(STAGES)
-    assert all(set(stage.places) <= set(stage.config_class().__dataclass_fields__) for stage in STAGES.values())
+    for stage in STAGES.values():
+        assert {place.removesuffix("…") for place in stage.places} <= set(stage.config_class().__dataclass_fields__)
 
 
 def _documented(config_class: type, field: str) -> bool:
@@ -134,6 +135,13 @@ def test_exit_codes_tell_who_is_at_fault(
 def test_bare_words_get_the_keys_of_their_places(words: list[str], keyed: list[str]) -> None:
     """A value taken for a bare word would shift every one after it."""
     assert with_keys("kg query", words, ("graph", "name"), flags=("help",), switches=("json",)) == keyed
+
+
+def test_a_last_place_takes_all_the_bare_words_that_are_left() -> None:
+    words = ["runs/a", "--output", "out", "runs/b, c"]
+    assert with_keys("report", words, ("artifacts…",), flags=()) == [
+        "--output", "out", '--artifacts=["runs/a", "runs/b, c"]',
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)

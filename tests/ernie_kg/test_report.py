@@ -14,7 +14,7 @@ import pytest
 
 from ernie_kg import figures, svg
 from ernie_kg.report import PAGE, ReportConfig, run
-from kg.artifact import open_artifact, write_artifact
+from kg.artifact import open_artifact, read_manifest, write_artifact
 from kg.errors import InputError
 
 EVIL = "<script>alert(1)</script><img src=x onerror=\"alert(2)\"> & 'quoted'"
@@ -27,6 +27,7 @@ class MadeConfig:
 
     output: Path
     seed: int = 0
+    entity_control: str = "true"
 
     def inputs(self) -> dict[str, Path]:
         return {}
@@ -73,10 +74,11 @@ class Made:
     counts: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     headline: str = "a headline"
+    control: str = "true"
     tables: dict[str, pa.Table] = field(default_factory=dict)
 
     def write(self, folder: Path) -> Path:
-        with write_artifact(MadeConfig(output=folder), stage=self.stage) as writer:
+        with write_artifact(MadeConfig(output=folder, entity_control=self.control), stage=self.stage) as writer:
             writer.figures = self.figures
             writer.counts.update(self.counts)
             writer.dropped.update(self.dropped)
@@ -237,6 +239,54 @@ def test_two_runs_of_one_stage_stand_side_by_side(tmp_path):
     assert "0.71" in table
     assert "0.82" in table
     assert "same" not in table
+
+
+def test_whole_runs_are_opened_and_compared_step_by_step(tmp_path):
+    """A reader compares runs, not twenty folders; a report lying among them is no part of the next one."""
+    for run_name, score, control in (("true", 0.8, "true"), ("null", 0.7, "random")):
+        folder = tmp_path / "runs" / run_name
+        Made(stage="kg embed", headline=f"vectors of {run_name}").write(folder / "vectors")
+        curve = [{"step": step, "macro_f1": score * step / 3} for step in (1, 2, 3)]
+        figures_of = {"dev_curve": curve, "test": {"macro_f1": score}, "test_interval_95": {"macro_f1": [0.6, 0.9]}}
+        Made(stage="finetune run", figures=figures_of, headline=f"model of {run_name}", control=control).write(
+            folder / "model"
+        )
+        Made(stage="report").write(folder / "report")
+    output = run(ReportConfig(artifacts=(tmp_path / "runs/true", tmp_path / "runs/null"), output=tmp_path / "out"))
+    html = (output / PAGE).read_text(encoding="utf-8")
+    page = Page(html)
+    table = html[html.index("Runs side by side") :]
+    table = table[: table.index("</section>")]
+    for expected in (">true<", ">null<", "vectors of true", "model of null"):
+        assert expected in table
+    assert read_manifest(output).counts["artifacts"] == 4
+    titles = [attrs["aria-label"] for attrs in page.named("svg")]
+    assert "test macro f1" in titles
+    assert "finetune run: macro f1" in titles
+    assert "null/model (random entities)" in page.text
+    assert "95 % bootstrap interval" in page.text
+
+
+def test_the_map_of_vectors_has_a_dot_for_each_entity_and_a_colour_for_each_type(own_data_run, tmp_path):
+    folder = own_data_run[0] / "runs/own-data"
+    config = ReportConfig(artifacts=(folder / "graph", folder / "vectors"), output=tmp_path / "out")
+    page = Page((run(config) / PAGE).read_text(encoding="utf-8"))
+    assert len(page.named("circle")) >= 200
+    for kind in ("town", "river", "person", "company"):
+        assert kind in page.text
+    again = run(ReportConfig(artifacts=config.artifacts, output=tmp_path / "again"))
+    assert (again / PAGE).read_bytes() == (tmp_path / "out" / PAGE).read_bytes()
+
+
+def test_a_chance_level_is_drawn_beside_what_it_is_the_chance_of(tmp_path):
+    """0.69 means little until the eye sees 0.003 beneath it."""
+    curve = [
+        {"step": s, "dea_accuracy": s / 9, "dea_chance": 0.01, "dea_mrr": s / 8, "dea_mrr_chance": 0.02}
+        for s in range(4)
+    ]
+    _, page = _page(tmp_path, Made(stage="x", figures={"heldout_curve": curve}))
+    titles = [attrs["aria-label"] for attrs in page.named("svg")]
+    assert titles[1:] == ["heldout curve: dea accuracy", "heldout curve: dea mrr"]
 
 
 def test_numbers_that_are_not_finite_are_said_and_not_drawn(tmp_path):
