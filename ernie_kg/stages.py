@@ -122,7 +122,12 @@ STAGES: dict[str, Stage] = {
     "export": Stage(
         "finetune.export", "ExportConfig", "safetensors, ONNX and int8 files, each checked against its origin"
     ),
-    "report": Stage("ernie_kg.report", "ReportConfig", "one HTML page of a run, from its manifests"),
+    "report": Stage(
+        "ernie_kg.report",
+        "ReportConfig",
+        "one HTML page of one run or several side by side, from their manifests",
+        places=("artifacts…",),
+    ),
 }
 
 VIEWS: dict[str, View] = {
@@ -132,6 +137,26 @@ VIEWS: dict[str, View] = {
         "explore",
         "a page on this machine: link text, walk the graph, ask the models of a run",
         places=("folder",),
+    ),
+    "verify": View(
+        "ernie_kg.verify", "VerifyConfig", "verify", "every byte of a run against its digests", places=("folder",)
+    ),
+    "push": View(
+        "ernie_kg.push",
+        "PushConfig",
+        "push",
+        "a finished model to a hub, with its card",
+        places=("folder", "repository"),
+    ),
+    "doctor": View(
+        "ernie_kg.doctor", "DoctorConfig", "doctor", "what this machine lacks, and a mend for each", places=("folder",)
+    ),
+    "completion": View(
+        "ernie_kg.completion",
+        "CompletionConfig",
+        "completion",
+        "a script that completes commands and options in bash, zsh or fish",
+        places=("shell",),
     ),
     "link text": View(
         "entity_linking.views", "TextConfig", "text", "the links of a text, with the reasons for each", places=("text",)
