@@ -6,6 +6,7 @@ the place in it, never on the batch or the process that draws it, so neither a r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,11 +16,14 @@ from torch import Tensor
 
 from ernie.inputs import IGNORED
 from ernie.training.reproducibility import derived_seed
+from kg.errors import InputError
+from pretrain.neighbours import Neighbours
 
 EntityMasking = Literal["independent", "joint"]
+MaskUnit = Literal["piece", "word", "mention"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class MaskingRates:
     """Shares, each in 0 … 1. Defaults: BERT's for word pieces, ERNIE's (Zhang et al. 2019, 3.4) for entities."""
 
@@ -34,17 +38,36 @@ class MaskingRates:
     entities_masked: float = 0.15
     """Entities not shown; the rest stay as they are. All are to be predicted."""
 
+    def __post_init__(self) -> None:
+        for name in ("pieces", "pieces_masked", "pieces_random", "entities_random", "entities_masked"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"rates.{name} is a share in 0 … 1, but is {getattr(self, name)}")
+        for parts in (("pieces_masked", "pieces_random"), ("entities_random", "entities_masked")):
+            if sum(getattr(self, name) for name in parts) > 1:
+                raise InputError(f"rates.{parts[0]} and rates.{parts[1]} together must not exceed 1")
+
 
 @dataclass(frozen=True, slots=True)
 class WordPieces:
-    """What masking must know of a vocabulary. ordinary: ids that may stand in for another, all but the special ones."""
+    """What masking must know of a vocabulary.
+
+    ordinary: ids that may stand in for another, all but the special ones. special, continues: bool (vocab_size,),
+    never masked; goes on a word that began before (`##…`).
+    """
 
     mask_token_id: int
     ordinary: np.ndarray
+    special: np.ndarray
+    continues: np.ndarray
 
     @classmethod
-    def of(cls, *, vocab_size: int, mask_token_id: int, special_ids: list[int]) -> WordPieces:
-        return cls(mask_token_id, np.setdiff1d(np.arange(vocab_size), special_ids))
+    def of(
+        cls, *, vocab_size: int, mask_token_id: int, special_ids: Sequence[int], continuing_ids: Sequence[int] = ()
+    ) -> WordPieces:
+        special, continues = np.zeros(vocab_size, dtype=bool), np.zeros(vocab_size, dtype=bool)
+        special[list(special_ids)] = True
+        continues[list(continuing_ids)] = True
+        return cls(mask_token_id, np.flatnonzero(~special), special, continues)
 
 
 def mask_pieces(
@@ -70,34 +93,82 @@ def mask_pieces(
     return shown, np.where(picked, input_ids, IGNORED)
 
 
+def unit_of_piece(
+    input_ids: np.ndarray,
+    maskable: np.ndarray,
+    entity_positions: np.ndarray,
+    entity_lengths: np.ndarray,
+    *,
+    words: WordPieces,
+    unit: MaskUnit,
+) -> np.ndarray:
+    """Where the unit that each piece is masked with begins, int (batch, seq_len): what is drawn there decides for all.
+
+    piece: every piece for itself. word: a word's pieces together (whole-word masking, Devlin et al. 2019). mention: a
+    mention's pieces together, other words whole (entity-level masking, Sun et al. 2019).
+    """
+    columns = np.arange(input_ids.shape[1])
+    if unit == "piece":
+        return np.broadcast_to(columns, input_ids.shape)
+    begins = ~(words.continues[input_ids] & maskable)
+    begins[:, 1:] |= ~maskable[:, :-1]
+    if unit == "mention":
+        rows, slots = np.nonzero(entity_lengths)
+        first = entity_positions[rows, slots]
+        within = np.zeros((input_ids.shape[0], input_ids.shape[1] + 1), dtype=np.int64)
+        np.add.at(within, (rows, first + 1), 1)
+        np.add.at(within, (rows, first + entity_lengths[rows, slots]), -1)
+        begins[rows, first] = True
+        begins &= np.cumsum(within, axis=1)[:, :-1] == 0
+    return np.maximum.accumulate(np.where(begins, columns, 0), axis=1)
+
+
 def mask_entities(
     entity_ids: np.ndarray,
     fate: np.ndarray,
-    replacement: np.ndarray,
+    strangers: np.ndarray,
     covered: np.ndarray | None,
     *,
     rates: MaskingRates,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Shown entity_ids, labels (batch, num_entities), and the batch's candidates (num_candidates,), sorted table rows.
+) -> np.ndarray:
+    """Shown entity_ids (batch, num_entities), 0 where the entity is hidden.
 
-    entity_ids: (batch, num_entities), 0 = padding. fate, replacement: uniform in [0, 1), same shape. covered: bool,
-    same shape, entities to hide whatever their fate. A label is the index of the ORIGINAL entity among the candidates,
-    -100 at padding; candidates are the batch's distinct entities without row 0. A random entity is never the true one;
-    in a batch with one entity only there is no other, and it stays.
+    entity_ids: 0 = padding. fate: uniform in [0, 1), same shape. strangers: same shape, the row that would stand in for
+    each entity; where it is the entity itself there was no other, and it stays. covered: bool, same shape, entities to
+    hide whatever their fate.
     """
     real = entity_ids != 0
-    candidates = np.unique(entity_ids[real])
-    true_index = np.searchsorted(candidates, entity_ids)
-    labels = np.where(real, true_index, IGNORED)
-    random = real & (fate < rates.entities_random) & (len(candidates) > 1)
+    random = real & (fate < rates.entities_random)
     masked = real & (fate >= rates.entities_random) & (fate < rates.entities_random + rates.entities_masked)
     if covered is not None:
         masked, random = masked | (real & covered), random & ~covered
-    shown = np.where(masked, 0, entity_ids)
-    if random.any():
-        other = (replacement[random] * (len(candidates) - 1)).astype(np.int64)
-        shown[random] = candidates[other + (other >= true_index[random])]
-    return shown, labels, candidates
+    return np.where(masked, 0, np.where(random, strangers, entity_ids))
+
+
+def others_of_batch(entity_ids: np.ndarray, replacement: np.ndarray, pool: np.ndarray) -> np.ndarray:
+    """For each entity another of `pool`, uniform; the entity itself where the pool holds no other.
+
+    entity_ids: rows, 0 = padding (any answer). replacement: uniform in [0, 1), same shape. pool: (n,) sorted distinct
+    rows, the batch's entities over all processes.
+
+    >>> others_of_batch(np.array([[3, 5]]), np.array([[0.0, 0.9]]), np.array([3, 5, 8])).tolist()
+    [[5, 8]]
+    """
+    if len(pool) < 2:
+        return entity_ids
+    place = np.searchsorted(pool, entity_ids)
+    other = (replacement * (len(pool) - 1)).astype(np.int64)
+    return pool[other + (other >= place)]
+
+
+def label_entities(entity_ids: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """Index of each ORIGINAL entity among the sorted candidates (num_candidates,), -100 at padding."""
+    return np.where(entity_ids != 0, np.searchsorted(candidates, entity_ids), IGNORED)
+
+
+def label_replacements(entity_ids: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """1 where another entity is shown, 0 where the true one is, -100 at padding and where none is shown."""
+    return np.where((entity_ids == 0) | (shown == 0), IGNORED, (shown != entity_ids).astype(np.int64))
 
 
 def mentions_with_masked_piece(
@@ -113,52 +184,89 @@ def mentions_with_masked_piece(
     return last > first
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Masking:
+    """How instances are masked. neighbours: where hard negatives come from; needed for the last two settings.
+
+    rates, unit, entity_masking: see MaskingRates, unit_of_piece, mentions_with_masked_piece. hard_negatives: that many
+    nearest neighbours of each entity of the batch join dEA's candidates. near_strangers: an entity is replaced by one
+    of its neighbours, not by any other of the batch.
+    """
+
+    rates: MaskingRates = MaskingRates()
+    unit: MaskUnit = "piece"
+    entity_masking: EntityMasking = "independent"
+    neighbours: Neighbours | None = None
+    hard_negatives: int = 0
+    near_strangers: bool = False
+
+
 def mask_batch(
     batch: dict[str, Tensor],
     entity_lengths: np.ndarray,
     *,
     rows: np.ndarray,
+    pool: np.ndarray,
     seed: int,
     epoch: int,
-    special_ids: np.ndarray,
     words: WordPieces,
-    rates: MaskingRates,
-    entity_masking: EntityMasking,
+    masking: Masking,
 ) -> dict[str, Tensor]:
-    """A padded batch (`ernie.collation.pad_batch`) as pre-training sees it: `labels`, `entity_labels` and
-    `entity_candidate_ids` (num_candidates,) come in, `input_ids`, `entity_ids` and `entity_attention_mask` change.
+    """A padded batch (`ernie.collation.pad_batch`) as pre-training sees it: `labels`, `entity_labels`,
+    `replacement_labels`, `mention_pieces` (bool (batch, seq_len), a piece of a mention) and `entity_candidate_ids`
+    (num_candidates,) come in, `input_ids`, `entity_ids` and `entity_attention_mask` change.
 
-    entity_lengths: (batch, num_entities), 0 at padding. rows: (batch,) row numbers of the instances.
+    entity_lengths: (batch, num_entities), 0 at padding. rows: (batch,) row numbers of the instances. pool: sorted
+    distinct entities of the whole batch, over all processes: dEA's candidates, and what stands in for an entity.
     """
 
     def draw(stream: str, width: int) -> np.ndarray:
         return keyed_uniforms(derived_seed(seed, stream, epoch), rows, width)
 
     input_ids, entity_ids = batch["input_ids"].numpy(), batch["entity_ids"].numpy()
+    positions = batch["entity_positions"].numpy()
     length, slots = input_ids.shape[1], entity_ids.shape[1]
-    maskable = (batch["attention_mask"].numpy() == 1) & ~np.isin(input_ids, special_ids)
+    maskable = (batch["attention_mask"].numpy() == 1) & ~words.special[input_ids]
+    unit = unit_of_piece(input_ids, maskable, positions, entity_lengths, words=words, unit=masking.unit)
+    chosen, fate = (np.take_along_axis(draw(name, length), unit, axis=1) for name in ("pieces", "piece fate"))
     shown, labels = mask_pieces(
-        input_ids,
-        maskable,
-        *(draw(name, length) for name in ("pieces", "piece fate", "piece replacement")),
-        words=words,
-        rates=rates,
+        input_ids, maskable, chosen, fate, draw("piece replacement", length), words=words, rates=masking.rates
     )
     covered = None
-    if entity_masking == "joint":
-        covered = mentions_with_masked_piece(labels, batch["entity_positions"].numpy(), entity_lengths)
-    shown_entities, entity_labels, candidates = mask_entities(
-        entity_ids, draw("entity fate", slots), draw("entity replacement", slots), covered, rates=rates
-    )
-    return {
-        **batch,
-        "input_ids": torch.from_numpy(shown),
-        "labels": torch.from_numpy(labels),
-        "entity_ids": torch.from_numpy(shown_entities),
-        "entity_attention_mask": torch.from_numpy((shown_entities != 0).astype(np.int64)),
-        "entity_labels": torch.from_numpy(entity_labels),
-        "entity_candidate_ids": torch.from_numpy(candidates.astype(np.int64)),
+    if masking.entity_masking == "joint":
+        covered = mentions_with_masked_piece(labels, positions, entity_lengths)
+    replacement, candidates = draw("entity replacement", slots), pool
+    strangers = others_of_batch(entity_ids, replacement, pool)
+    if masking.neighbours is not None:
+        candidates = np.union1d(pool, masking.neighbours.of(pool)[:, : masking.hard_negatives])
+        if masking.near_strangers:
+            strangers = masking.neighbours.one_of(entity_ids, replacement, otherwise=strangers)
+    shown_entities = mask_entities(entity_ids, draw("entity fate", slots), strangers, covered, rates=masking.rates)
+    added = {
+        "input_ids": shown,
+        "labels": labels,
+        "mention_pieces": pieces_of_mentions(positions, entity_lengths, length),
+        "entity_ids": shown_entities,
+        "entity_attention_mask": (shown_entities != 0).astype(np.int64),
+        "entity_labels": label_entities(entity_ids, candidates),
+        "replacement_labels": label_replacements(entity_ids, shown_entities),
+        "entity_candidate_ids": candidates.astype(np.int64),
     }
+    return {**batch, **{name: torch.from_numpy(array) for name, array in added.items()}}
+
+
+def pieces_of_mentions(entity_positions: np.ndarray, entity_lengths: np.ndarray, length: int) -> np.ndarray:
+    """bool (batch, length): the piece belongs to a mention.
+
+    >>> pieces_of_mentions(np.array([[1, 0]]), np.array([[2, 0]]), 4).tolist()
+    [[False, True, True, False]]
+    """
+    change = np.zeros((len(entity_positions), length + 1), dtype=np.int64)
+    rows, slots = np.nonzero(entity_lengths)
+    first = entity_positions[rows, slots]
+    np.add.at(change, (rows, first), 1)
+    np.add.at(change, (rows, first + entity_lengths[rows, slots]), -1)
+    return np.cumsum(change, axis=1)[:, :-1] > 0
 
 
 def keyed_uniforms(key: int, rows: np.ndarray, width: int) -> np.ndarray:

@@ -3,94 +3,181 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-
-from entity_linking.annotate import read_linked
-from entity_linking.records import LinkedDocument
-from ernie.tokenization import EntitySpan, ErnieTokenizer
-from ernie.training.reproducibility import keyed_generator
+from ernie.tokenization import ErnieTokenizer
 from kg.artifact import ArtifactWriter, open_artifact, write_artifact
 from kg.errors import InputError
-from kg.progress import track
+from kg.progress import progress
 from kg.sources import resolve_source, source_path
 from kg.split import split_of
-from pretrain.dataset import InstanceWriter
-from pretrain.instances import (
-    EncodedDocument,
-    Instance,
-    build_instance,
-    draw_other_run,
-    encode_documents,
-    plan_pairs,
-    split_long,
-)
+from pretrain.dataset import write_index
+from pretrain.shards import SPLITS, Layout, Recipe, Tally, prepare_unit, shard_name, tally_path
+from pretrain.sources import Reading, Unit, aligned_units, dataset_units, linked_units
+from pretrain.wordpieces import PieceCutter
 
 STAGE = "pretrain prepare"
-SPLITS = ("train", "dev")
-SPECIAL_PIECES = 3
-"""[CLS], [SEP] and [SEP]."""
-DOCUMENTS_AT_ONCE = 256
-HISTOGRAM_WIDTH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """Which instances to make of which documents."""
+    """Which instances to make of which documents. Exactly one of linked, aligned and dataset is given."""
 
-    linked: Path
+    linked: Path | None = None
     """Linked shards, made by `ernie-kg link`."""
+    aligned: Path | None = None
+    """Folder with pairs of files NAME_token and NAME_entity, the layout of ERNIE's own pre-training data: a document a
+    line, `number of sentences, length, word pieces …, length, …` in tabs, and the entity of each piece or #UNK#."""
+    aligned_tokens: Literal["pieces", "ids"] = "pieces"
+    """What NAME_token holds: word pieces by name, or their numbers."""
+    dataset: Path | None = None
+    """Data set saved by `datasets` (save_to_disk), or a parquet or JSON-lines file."""
+    text_column: str = "text"
+    """Column of `dataset` with the text."""
+    mentions_column: str = "mentions"
+    """Column of `dataset` with a list of {start, end, entity, score}; offsets are code points, score may be missing."""
+    name_column: str | None = None
+    """Column of `dataset` that names a document, which decides its split; none: the row's number."""
     tokenizer: str
     """Folder of the encoder whose word pieces are used (tokenizer.json or vocab.txt), or `package:NAME/path`."""
     vectors: Path
     """Vectors artifact: its vocabulary gives entities their rows."""
     output: Path
     """Folder to write."""
+    layout: Layout = "pairs"
+    """pairs: two segments and whether the second is the true next (BERT). packed: whole sentences over the ends of
+    documents until the instance is full (RoBERTa's FULL-SENTENCES), without that question."""
     max_length: int = 128
     """Word pieces of an instance at most, special ones among them."""
     short_seq_prob: float = 0.1
-    """Share of instances aimed at a random shorter length, as in BERT."""
+    """Share of pairs aimed at a random shorter length, as in BERT."""
     min_entities: int = 1
-    """Instances with fewer linked mentions are dropped (the paper: 3 a sentence)."""
+    """Instances with fewer linked mentions are dropped."""
+    min_sentence_entities: int = 0
+    """Sentences with fewer linked mentions are dropped (the paper: 3; then the rest of a document closes the gap)."""
     dev: float = 0.1
     """Share of documents whose instances are held out."""
     test: float = 0.1
     """Share of documents left out altogether: with the shares and seed of `finetune examples`, its test documents."""
+    processes: int = 1
+    """Processes that prepare shards side by side; the result is the same for any number."""
     seed: int = 0
     """Decides the split of documents and every drawing."""
 
     def inputs(self) -> dict[str, Path]:
+        given = {"linked": self.linked, "aligned": self.aligned, "dataset": self.dataset}
         return {
-            "linked": self.linked,
+            **{name: path for name, path in given.items() if path is not None},
             "tokenizer": source_path(self.tokenizer),
             "vectors": self.vectors,
         }
 
 
 def run(config: PrepareConfig) -> Path:
-    """Writes `train/` and `dev/`, each a folder of flat arrays (`pretrain.dataset.Instances` reads them).
+    """Writes `train/` and `dev/`, each a folder of Arrow shards (`pretrain.dataset.Instances` reads them).
+
+    A shard of the source makes a shard of each; an interrupted run goes on behind those it has finished.
 
     Raises:
         InputError: an input is not what it should be, a setting is out of range, or no training instance is left.
     """
     _check(config)
-    with write_artifact(config, stage=STAGE) as writer:
+    with write_artifact(config, stage=STAGE, resumable=True) as writer:
+        open_artifact(config.vectors, stage="kg embed")
+        units = _units(config)
+        tokenizer = load_tokenizer(resolve_source(config.tokenizer), {})
+        total, began = Tally(), time.perf_counter()
+        made = 0
+        with progress("preparing shards", len(units)) as bar:
+            for tally, is_new in _tallies(units, config, writer.path):
+                total.add(tally)
+                made += tally.counts["bytes"] * is_new
+                bar.advance()
+        seconds = time.perf_counter() - began
         rows = read_entity_rows(config.vectors)
-        tokenizer = load_tokenizer(resolve_source(config.tokenizer), rows)
-        documents = _read_documents(config, tokenizer, writer)
         described = {**describe_tokenizer(tokenizer), **describe_entities(rows), "max_length": config.max_length}
-        for split in SPLITS:
-            instances = _instances(documents[split], split, config, tokenizer, writer)
-            _write_split(instances, split, described, config, writer)
-        _require_instances(writer)
+        _write_indexes(units, described, writer.path)
+        _report(total, made / 1e6 / seconds, config, writer)
     return config.output
+
+
+def _units(config: PrepareConfig) -> list[Unit]:
+    if config.linked is not None:
+        return linked_units(config.linked)
+    if config.aligned is not None:
+        return aligned_units(config.aligned, tokens=config.aligned_tokens)
+    assert config.dataset is not None, "checked before"
+    columns = {"text": config.text_column, "mentions": config.mentions_column, "name": config.name_column}
+    return dataset_units(config.dataset, **columns)
+
+
+def _tallies(units: list[Unit], config: PrepareConfig, folder: Path) -> Iterator[tuple[Tally, bool]]:
+    """The tally of every unit in order, and whether it was made now; units of an interrupted run are not made again."""
+    waiting = [unit for unit in units if not tally_path(folder, unit.number).exists()]
+    new = {unit.number for unit in waiting}
+    finished = _in_processes(waiting, config, folder) if config.processes > 1 else _here(waiting, config, folder)
+    for unit in units:
+        if unit.number in new:
+            next(finished)
+        yield Tally.from_json(tally_path(folder, unit.number).read_text(encoding="utf-8")), unit.number in new
+
+
+def _here(units: list[Unit], config: PrepareConfig, folder: Path) -> Iterator[None]:
+    tools = _tools(config) if units else None
+    for unit in units:
+        assert tools is not None, "made for the first unit"
+        prepare_unit(unit, *tools, folder)
+        yield
+
+
+def _in_processes(units: list[Unit], config: PrepareConfig, folder: Path) -> Iterator[None]:
+    """Processes are started afresh: a forked child of a process that has used torch hangs."""
+    with ProcessPoolExecutor(
+        config.processes, mp_context=get_context("spawn"), initializer=_open_worker, initargs=(config,)
+    ) as pool:
+        yield from pool.map(_prepare_in_worker, units, [folder] * len(units))
+
+
+_worker: tuple[Recipe, Reading] | None = None
+
+
+def _open_worker(config: PrepareConfig) -> None:
+    global _worker
+    _worker = _tools(config)
+
+
+def _prepare_in_worker(unit: Unit, folder: Path) -> None:
+    assert _worker is not None, "opened when the process began"
+    prepare_unit(unit, *_worker, folder)
+
+
+def _tools(config: PrepareConfig) -> tuple[Recipe, Reading]:
+    """What every unit needs, made once a process."""
+    fast: Any = load_tokenizer(resolve_source(config.tokenizer), {}).fast_tokenizer
+    recipe = Recipe(
+        layout=config.layout,
+        max_length=config.max_length,
+        short_seq_prob=config.short_seq_prob,
+        min_entities=config.min_entities,
+        min_sentence_entities=config.min_sentence_entities,
+        dev=config.dev,
+        test=config.test,
+        seed=config.seed,
+        vocab_size=len(fast),
+        cls_token_id=fast.cls_token_id,
+        sep_token_id=fast.sep_token_id,
+    )
+    unknown = fast.unk_token_id if fast.unk_token_id is not None else fast.mask_token_id
+    reading = Reading(PieceCutter(fast.backend_tokenizer), fast.get_vocab(), read_entity_rows(config.vectors), unknown)
+    return recipe, reading
 
 
 def read_entity_rows(vectors: Path) -> dict[str, int]:
@@ -133,113 +220,70 @@ def describe_entities(rows: dict[str, int]) -> dict[str, Any]:
     return {"num_entities": len(rows), "entities_digest": hashlib.sha256("\n".join(rows).encode()).hexdigest()}
 
 
-def _read_documents(
-    config: PrepareConfig, tokenizer: ErnieTokenizer, writer: ArtifactWriter
-) -> dict[str, list[EncodedDocument]]:
-    """Encoded documents by split, in the shards' order; what is left out is counted."""
-    kept: dict[str, list[EncodedDocument]] = {split: [] for split in SPLITS}
-    source = track(read_linked(config.linked), "reading linked documents")
-    while documents := list(itertools.islice(source, DOCUMENTS_AT_ONCE)):
-        splits = [split_of(d.id, seed=config.seed, dev=config.dev, test=config.test) for d in documents]
-        wanted = [(d, split) for d, split in zip(documents, splits, strict=True) if split != "test"]
-        writer.dropped["test_documents"] += len(documents) - len(wanted)
-        texts = [document.text for document, _ in wanted]
-        spans = [_entity_spans(document) for document, _ in wanted]
-        encoded = encode_documents(texts, spans, tokenizer, writer.dropped)
-        for (_, split), document in zip(wanted, encoded, strict=True):
-            if len(document.segment.pieces) == 0:
-                writer.dropped["documents_without_word_pieces"] += 1
-                continue
-            borders = split_long(document.borders, room=config.max_length - SPECIAL_PIECES)
-            kept[split].append(EncodedDocument(document.segment, borders))
-            writer.counts[f"{split}_documents"] += 1
-        writer.counts["characters"] += sum(map(len, texts))
-    return kept
+def _write_indexes(units: list[Unit], described: dict[str, Any], folder: Path) -> None:
+    """`index.json` of both splits; the tallies of single units have served."""
+    counts = {unit.number: _unit_counts(folder, unit) for unit in units}
+    for split in SPLITS:
+        shards = {shard_name(number): tally[f"{split}_instances"] for number, tally in counts.items()}
+        write_index(folder / split, described=described, shards=shards)
+    for unit in units:
+        tally_path(folder, unit.number).unlink()
 
 
-def _entity_spans(document: LinkedDocument) -> list[EntitySpan]:
-    return [EntitySpan(m.start, m.end, m.entity) for m in document.mentions]
+def _unit_counts(folder: Path, unit: Unit) -> Counter[str]:
+    return Tally.from_json(tally_path(folder, unit.number).read_text(encoding="utf-8")).counts
 
 
-def _instances(
-    documents: Sequence[EncodedDocument],
-    split: str,
-    config: PrepareConfig,
-    tokenizer: ErnieTokenizer,
-    writer: ArtifactWriter,
-) -> Iterator[Instance]:
-    """Every instance of a split; a document's drawings are keyed by its number, so the order of work is free."""
-    segments = [document.segment for document in documents]
-    borders = [document.borders for document in documents]
-    fast = tokenizer.fast_tokenizer
-    ends = {"cls_token_id": fast.cls_token_id, "sep_token_id": fast.sep_token_id}
-    for number in track(range(len(documents)), f"writing {split} instances"):
-        generator = keyed_generator(config.seed, "pairs", split, number)
-        plans = plan_pairs(
-            borders[number],
-            document=number,
-            room=config.max_length - SPECIAL_PIECES,
-            short_seq_prob=config.short_seq_prob,
-            generator=generator,
-            draw_run=lambda pieces, n=number, g=generator: draw_other_run(
-                borders, document=n, pieces=pieces, generator=g
-            ),
-        )
-        for plan in plans:
-            instance = build_instance(plan, segments, **ends)
-            if len(instance.entity_ids) < config.min_entities:
-                writer.dropped["instances_with_too_few_entities"] += 1
-            else:
-                yield instance
+def _report(total: Tally, megabytes_per_second: float, config: PrepareConfig, writer: ArtifactWriter) -> None:
+    """Counts and statistics into the manifest.
 
-
-def _write_split(
-    instances: Iterator[Instance],
-    split: str,
-    described: dict[str, Any],
-    config: PrepareConfig,
-    writer: ArtifactWriter,
-) -> None:
-    """Writes a split and its statistics."""
-    histogram = np.zeros(-(-config.max_length // HISTOGRAM_WIDTH), dtype=np.int64)
-    pairs: Counter[int] = Counter()
-    folder = writer.path / split
-    with InstanceWriter(folder, vocab_size=described["vocab_size"], described=described) as out:
-        for instance in instances:
-            out.append(instance)
-            histogram[(len(instance.input_ids) - 1) // HISTOGRAM_WIDTH] += 1
-            pairs[instance.next_sentence_label] += 1
-    number, tokens, entities = (out.sizes[name] for name in ("lengths", "input_ids", "entity_ids"))
-    writer.counts[f"{split}_instances"] = number
-    writer.counts[f"{split}_tokens"] = tokens
-    writer.counts[f"{split}_entities"] = entities
-    writer.figures[split] = {
-        "entities_per_instance": entities / max(1, number),
-        "share_of_tokens_with_entity": entities / max(1, tokens),
-        "tokens_per_instance": tokens / max(1, number),
-        "next_sentence": {"next": pairs[0], "random": pairs[1], "lone_sentence": pairs[-100]},
-        "length_histogram": [
-            {"up_to": (i + 1) * HISTOGRAM_WIDTH, "instances": int(count)} for i, count in enumerate(histogram)
-        ],
-    }
-
-
-def _require_instances(writer: ArtifactWriter) -> None:
-    counts, dropped = writer.counts, writer.dropped
+    Raises:
+        InputError: no training instance is left.
+    """
+    counts = total.counts
+    writer.dropped.update(total.dropped)
+    names = [f"{split}_{what}" for split in SPLITS for what in ("documents", "instances", "tokens", "entities")]
+    writer.counts.update({name: counts[name] for name in [*names, "characters"]})
     if counts["train_instances"] == 0:
         raise InputError(
             f"no training instance is left of {counts['train_documents']} training documents; dropped: "
-            f"{dict(dropped)}; lower min_entities, dev or test, or link more text"
+            f"{ {reason: n for reason, n in total.dropped.items() if n} }; lower min_entities, dev or test, or link "
+            f"more text"
         )
-    writer.headline = (
-        f"{counts['train_instances']:,} instances, {writer.figures['train']['entities_per_instance']:.1f} entities each"
-    )
+    for split in SPLITS:
+        writer.figures[split] = _statistics(split, total)
+    writer.figures["megabytes_per_second"] = round(megabytes_per_second, 3)
+    per_instance = writer.figures["train"]["entities_per_instance"]
+    writer.headline = f"{counts['train_instances']:,} instances, {per_instance:.1f} entities each"
+
+
+def _statistics(split: str, total: Tally) -> dict[str, Any]:
+    number, tokens, entities = (total.counts[f"{split}_{name}"] for name in ("instances", "tokens", "entities"))
+
+    def histogram(counter: Counter[str]) -> list[tuple[int, int]]:
+        keys = (key.split(" ") for key in counter)
+        return sorted((int(value), counter[f"{name} {value}"]) for name, value in keys if name == split)
+
+    pairs = dict(histogram(total.pairs))
+    return {
+        "entities_per_instance": entities / max(1, number),
+        "share_of_tokens_with_entity": entities / max(1, tokens),
+        "tokens_per_instance": tokens / max(1, number),
+        "next_sentence": {"next": pairs.get(0, 0), "random": pairs.get(1, 0), "no_pair": pairs.get(-100, 0)},
+        "length_histogram": [{"up_to": n, "instances": count} for n, count in histogram(total.lengths)],
+        "entity_histogram": [{"entities": n, "instances": count} for n, count in histogram(total.entities)],
+    }
 
 
 def _check(config: PrepareConfig) -> None:
+    given = [name for name in ("linked", "aligned", "dataset") if getattr(config, name) is not None]
+    if len(given) != 1:
+        raise InputError(f"expected exactly one of linked, aligned and dataset, got {' and '.join(given) or 'none'}")
     if not 8 <= config.max_length <= 4096:
         raise InputError(f"max_length must lie in 8 … 4096, but is {config.max_length}")
     if not 0 <= config.short_seq_prob <= 1:
         raise InputError(f"short_seq_prob must lie in 0 … 1, but is {config.short_seq_prob}")
-    if config.min_entities < 0:
-        raise InputError(f"min_entities must be at least 0, but is {config.min_entities}")
+    for name, least in (("min_entities", 0), ("min_sentence_entities", 0), ("processes", 1)):
+        if getattr(config, name) < least:
+            raise InputError(f"{name} must be at least {least}, but is {getattr(config, name)}")
+    split_of("", seed=0, dev=config.dev, test=config.test)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
 
 BREAK = re.compile(
     r"""
@@ -26,49 +25,30 @@ BEFORE_NUMBERS = frozenset(NUMBERED.split())
 """Words that seldom end a sentence when a number follows."""
 
 
-def split_sentences(text: str) -> list[tuple[int, int]]:
-    """Sentences as (start, end) code points, in order, without the white space between them.
+def sentence_starts(text: str) -> list[int]:
+    """Where sentences begin, white space before them included, in order; the first is 0.
 
-    Every character that is not white space lies in exactly one sentence. A stop after an abbreviation or a single
-    capital (`J. Smith`) ends nothing; an empty text has no sentence.
-
-    >>> text = "Dr. Ada Lovelace met C. Babbage. She wrote notes!  'They run.' 3 copies survive."
-    >>> [text[start:end] for start, end in split_sentences(text)]
-    ['Dr. Ada Lovelace met C. Babbage.', 'She wrote notes!', "'They run.'", '3 copies survive.']
+    A stop after an abbreviation or a single capital (`J. Smith`) ends nothing.
     """
     starts = [0]
     for found in BREAK.finditer(text):
         if found["stop"] != "." or not _is_abbreviation(text, found.end("stop"), found.end()):
             starts.append(found.end())
+    return starts
+
+
+def split_sentences(text: str) -> list[tuple[int, int]]:
+    """Sentences as (start, end) code points, in order, without the white space between them.
+
+    Every character that is not white space lies in exactly one sentence; an empty text has no sentence.
+
+    >>> text = "Dr. Ada Lovelace met C. Babbage. She wrote notes!  'They run.' 3 copies survive."
+    >>> [text[start:end] for start, end in split_sentences(text)]
+    ['Dr. Ada Lovelace met C. Babbage.', 'She wrote notes!', "'They run.'", '3 copies survive.']
+    """
+    starts = sentence_starts(text)
     spans = (_trim(text, start, end) for start, end in zip(starts, [*starts[1:], len(text)], strict=True))
     return [(start, end) for start, end in spans if start < end]
-
-
-def keep_mentions_whole(
-    sentences: Sequence[tuple[int, int]], mentions: Iterable[tuple[int, int]]
-) -> list[tuple[int, int]]:
-    """Joins sentences whose border lies inside a mention: a name is never split over two segments.
-
-    >>> text = "He led Yahoo! Japan. It grew."
-    >>> split_sentences(text)
-    [(0, 13), (14, 20), (21, 29)]
-    >>> keep_mentions_whole(split_sentences(text), [(7, 19)])
-    [(0, 20), (21, 29)]
-    """
-    spans = sorted(mentions)
-    joined: list[tuple[int, int]] = []
-    reach = 0
-    waiting = iter(spans)
-    mention = next(waiting, None)
-    for start, end in sentences:
-        if joined and start < reach:
-            joined[-1] = (joined[-1][0], end)
-        else:
-            joined.append((start, end))
-        while mention is not None and mention[0] < end:
-            reach = max(reach, mention[1])
-            mention = next(waiting, None)
-    return joined
 
 
 def _is_abbreviation(text: str, stop: int, following: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -28,6 +28,15 @@ class Batches(Protocol):
         ...
 
 
+@runtime_checkable
+class Divisible(Batches, Protocol):
+    """Batches that several processes can share."""
+
+    def part(self, rank: int, world: int) -> Batches:
+        """What process `rank` (0 … world - 1) gets: of batches with `world` times the examples every world-th one."""
+        ...
+
+
 class Examples(Protocol):
     """Anything that can be asked for example number `row`."""
 
@@ -36,7 +45,7 @@ class Examples(Protocol):
     def __getitem__(self, row: int, /) -> Any: ...
 
 
-Collate = Callable[[list[Any], int, np.ndarray], dict[str, Tensor]]
+Collate = Callable[..., dict[str, Tensor]]
 
 
 class ExampleBatches:
@@ -45,7 +54,8 @@ class ExampleBatches:
     dataset: examples by row number. lengths: one number an example, what padding costs (its word pieces).
     batch_size: examples a batch; with fewer examples than that the one batch holds them all.
     seed: with the epoch, decides the order. collate: (examples, epoch, rows) -> batch; rows are the examples' row
-        numbers, int64, so that whatever it draws can be keyed by (seed, epoch, row).
+        numbers, int64, so that whatever it draws can be keyed by (seed, epoch, row). whole_batch: it
+        is also given the rows of the whole batch, all processes' together.
 
     Raises:
         InputError: the data set is empty.
@@ -59,6 +69,7 @@ class ExampleBatches:
         batch_size: int,
         seed: int,
         collate: Collate,
+        whole_batch: bool = False,
     ) -> None:
         if len(dataset) == 0:
             raise InputError("expected at least one training example, but the data set is empty")
@@ -69,22 +80,60 @@ class ExampleBatches:
         self.lengths = np.asarray(lengths)
         self.batch_size = batch_size
         self.seed = seed
-        self.collate = collate
+        self.collate, self.whole_batch = collate, whole_batch
+        self.rank, self.world = 0, 1
         self._plan = lru_cache(maxsize=2)(self._plan_epoch)
 
+    def part(self, rank: int, world: int) -> ExampleBatches:
+        """As `Divisible`; the rest of an epoch that is too small to give every process an example is left out.
+
+        Raises:
+            InputError: there are fewer examples than processes.
+        """
+        if len(self.dataset) < world:
+            raise InputError(f"{len(self.dataset)} training examples are too few for {world} processes; start fewer")
+        mine = ExampleBatches(
+            self.dataset,
+            lengths=self.lengths,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            collate=self.collate,
+            whole_batch=self.whole_batch,
+        )
+        mine.rank, mine.world = rank, world
+        return mine
+
     def __len__(self) -> int:
-        return -(-len(self.dataset) // self.batch_size)
+        whole, rest = divmod(len(self.dataset), self.batch_size * self.world)
+        return whole + (rest >= self.world)
 
     def rows(self, epoch: int, index: int) -> np.ndarray:
-        """Row numbers of a batch, int64."""
+        """Row numbers of a batch, int64, all processes' together."""
         return self._plan(epoch)[index]
 
     def batch(self, epoch: int, index: int) -> dict[str, Tensor]:
-        rows = self.rows(epoch, index)
-        return self.collate([self.dataset[int(row)] for row in rows], epoch, rows)
+        everyones = self.rows(epoch, index)
+        rows = everyones[self.rank :: self.world]
+        whole = (everyones,) if self.whole_batch else ()
+        return self.collate([self.dataset[int(row)] for row in rows], epoch, rows, *whole)
 
     def _plan_epoch(self, epoch: int) -> list[np.ndarray]:
-        return bucketed_order(self.lengths, self.batch_size, keyed_generator(self.seed, "order", epoch))
+        generator = keyed_generator(self.seed, "order", epoch)
+        plan = bucketed_order(self.lengths, self.batch_size * self.world, generator)
+        return [rows for rows in plan if len(rows) >= self.world]
+
+
+def part_of(batches: Batches, rank: int, world: int) -> Batches:
+    """What process `rank` of `world` trains on: all of it where it is alone.
+
+    Raises:
+        InputError: the batches cannot be shared out.
+    """
+    if world == 1:
+        return batches
+    if not isinstance(batches, Divisible):
+        raise InputError(f"{type(batches).__name__} cannot be shared by {world} processes; start a single one")
+    return batches.part(rank, world)
 
 
 def bucketed_order(lengths: np.ndarray, batch_size: int, generator: np.random.Generator) -> list[np.ndarray]:

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ernie.errors import InputError
+from ernie.training.processes import sliced_like
 
 PREFIX = "step-"
 UNFINISHED = ".tmp"
@@ -47,7 +49,7 @@ def save_checkpoint(
     """Writes `folder/step-…` atomically and then removes all but the newest `keep` (at least one stays).
 
     Raises:
-        OSError: the disk is full or not writable; the half-written folder is removed, earlier ones are untouched.
+        InputError: the disk is full or not writable; the half-written folder is removed, earlier ones are untouched.
     """
     target = folder / f"{PREFIX}{step:08d}"
     partial = target.with_name(target.name + UNFINISHED)
@@ -60,6 +62,12 @@ def save_checkpoint(
         (partial / STATE).write_text(json.dumps({**state, "sizes": sizes}), encoding="utf-8")
         for file in (MODEL, OPTIMIZER, STATE, "."):
             _flush(partial / file)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own for a full disk
+        shutil.rmtree(partial, ignore_errors=True)
+        raise InputError(
+            f"{target}: the checkpoint of step {step} could not be written ({str(error).splitlines()[0]}); make room "
+            f"and start again, the run goes on from the checkpoint before"
+        ) from error
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -104,7 +112,7 @@ def restore_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         )
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(weights[name])
+            tensor.copy_(sliced_like(weights[name], tensor))
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:

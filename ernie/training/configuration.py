@@ -15,7 +15,7 @@ class TrainingConfig:
     max_steps: int = 100
     """Optimiser steps in all, at least 1."""
     batch_size: int = 32
-    """Examples a batch; an optimiser step sees batch_size * gradient_accumulation of them."""
+    """Examples a batch and process; a step sees batch_size * gradient_accumulation * processes of them."""
     gradient_accumulation: int = 1
     """Batches an optimiser step; losses are averaged over all their targets, as one big batch would."""
     learning_rate: float = 5e-5
@@ -38,6 +38,13 @@ class TrainingConfig:
     """Stop cleanly, with a checkpoint, once training has taken this long; 0: no limit."""
     log_every: int = 10
     """Steps whose mean makes one entry of the history."""
+    on_bad_step: Literal["stop", "skip"] = "stop"
+    """What to do with a step whose loss or gradient is not finite or spikes: stop, with its batch in a file, or leave
+    the weights as they are, count it and go on."""
+    spike_factor: float = 0.0
+    """A loss above this many times the median of the last 50 steps is a bad step; 0: none is."""
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
+    """With several processes (`accelerate launch`, `torchrun`): each holds all weights, or a slice of them (FSDP2)."""
 
     def __post_init__(self) -> None:
         least = {"max_steps": 1, "batch_size": 1, "gradient_accumulation": 1, "log_every": 1}
@@ -45,6 +52,8 @@ class TrainingConfig:
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise InputError(f"training.{name} must be at least {bound}, but is {getattr(self, name)}")
+        if self.spike_factor != 0 and self.spike_factor <= 1:
+            raise InputError(f"training.spike_factor must be 0 or above 1, but is {self.spike_factor}")
         if not 0 <= self.warmup_ratio <= 1:
             raise InputError(f"training.warmup_ratio must lie in 0 … 1, but is {self.warmup_ratio}")
         if not (self.learning_rate > 0 and self.max_grad_norm > 0 and self.weight_decay >= 0):

@@ -11,17 +11,17 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ernie.errors import InputError
-from ernie.training.batches import Batches
+from ernie.training.bad_steps import RECENT, not_finite, spike
+from ernie.training.batches import Batches, part_of
 from ernie.training.checkpointing import (
     latest_checkpoint,
     restore_weights,
@@ -39,37 +39,29 @@ from ernie.training.optimisation import (
     thaw,
 )
 from ernie.training.precision import Precision, choose_precision
+from ernie.training.processes import (
+    gathered,
+    make_accelerator,
+    shard,
+    slice_optimizer_state,
+    sum_over_processes,
+    synchronise_gradients,
+)
+from ernie.training.record import Record, StoppedBy, TrainingResult
 from ernie.training.reproducibility import derived_seed, isolated_randomness
 
 Losses = dict[str, Tensor]
-ComputeLosses = Callable[[nn.Module, dict[str, Tensor]], Losses]
+Sums = dict[str, tuple[float, float]]
+ComputeLosses = Callable[[nn.Module, dict[str, Tensor]], "Losses | tuple[Losses, Sums]"]
 BEST = "best.safetensors"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingResult:
-    """What a training did.
-
-    steps: optimiser steps taken in all, those before a resume among them. history: one entry every log_every steps,
-    `{"step", "loss", …, "learning_rate", "grad_norm"}`, means since the entry before. evaluations: `{"step", …}`.
-    tokens_per_second: real word pieces (attention_mask) over the time of the steps alone. resumed_from: the step a
-    checkpoint was found at, or None. stopped_by: `max_steps`, `max_minutes` or `patience`. best_step: the step
-    whose weights the model now has when `keep_best` was asked for, else None.
-    """
-
-    steps: int
-    history: list[dict[str, float]]
-    evaluations: list[dict[str, float]]
-    tokens_per_second: float
-    resumed_from: int | None
-    precision: Precision
-    seconds: float
-    stopped_by: Literal["max_steps", "max_minutes", "patience"]
-    best_step: int | None
+class BadStep(InputError):
+    """A step that must not be taken; the message names the file that holds its batch."""
 
 
-class NonFiniteLoss(InputError):
-    """A loss or gradient became NaN or infinite; the message names the file that holds the batch."""
+class NonFiniteLoss(BadStep):
+    """A loss or gradient became NaN or infinite."""
 
 
 def train(
@@ -88,7 +80,10 @@ def train(
     trainable_from: Callable[[str], int] | None = None,
     evaluate_at_start: bool = False,
     keep_best: str | None = None,
+    best_is_lowest: bool = False,
     patience: int = 0,
+    tracker: str | None = None,
+    tracking_folder: Path | None = None,
 ) -> TrainingResult:
     """Trains `model` in place; goes on exactly from `checkpoint_folder` when that holds a checkpoint.
 
@@ -96,7 +91,11 @@ def train(
     happened (same machine, same number of threads). Dropout is keyed by (seed, step), so neither an evaluation nor a
     stop moves it; torch's global generators are left as they were found.
 
+    With several processes each takes its part of every batch (`batches.part`); gradients, losses and figures are those
+    of all together. Every process calls this with the same arguments; the first one writes.
+
     compute_losses: (model, batch) -> losses by name; `loss` is what is minimised, a mean over the batch's examples.
+        Or a pair of these and sums, name -> (sum, count): figures to report as means, always of the same names.
     seed: of dropout; the order of the data is the batches' own.
     evaluate: called with the model in eval mode and without gradients, every eval_every steps and at the end, and
         before the first step with `evaluate_at_start`.
@@ -106,13 +105,16 @@ def train(
         of targets in a batch by loss name. The loop then minimises the sum of loss_weights[name] (1 where unnamed)
         times that loss, each averaged over the targets of all accumulated batches; a name with no target is left out.
     trainable_from: first step (0 …) at which a parameter of that name trains; until then it is frozen.
-    keep_best: name of an evaluation figure, higher is better; the model ends with the weights that had the best
-        (first of equals).
+    keep_best: name of an evaluation figure, higher is better unless best_is_lowest; the model ends with the weights
+        that had the best (first of equals).
     patience: training ends after so many evaluations in a row without a better figure of `keep_best`; 0 goes on.
+    tracker: a tracker of accelerate's (tensorboard, wandb, …), which gets the history and the evaluations.
+    tracking_folder: where that tracker keeps its files.
 
     Raises:
         NonFiniteLoss: the loss or the gradient is NaN or infinite; the batch lies in `checkpoint_folder`.
-        InputError: the checkpoint is of another model, seed or config.
+        BadStep: the loss spiked (`spike_factor`); the batch lies there too.
+        InputError: the checkpoint is of another model, seed or config, or cannot be written.
     """
     loop = _Loop(
         model,
@@ -127,7 +129,10 @@ def train(
         loss_weights=loss_weights or {},
         trainable_from=trainable_from,
         keep_best=keep_best,
+        best_is_lowest=best_is_lowest,
         patience=patience,
+        tracker=tracker,
+        tracking_folder=tracking_folder,
     )
     loop.open(parameter_groups)
     was_training = model.training
@@ -139,17 +144,15 @@ def train(
     return result
 
 
-@dataclass
-class _State:
-    """What a checkpoint remembers besides tensors; plain JSON values."""
+@dataclass(slots=True)
+class _Step:
+    """One step before it is taken. losses: of all processes. sums: figures, name -> (sum, count). worst: this process's
+    batch with the highest loss, or the first with one that is not finite."""
 
-    step: int = 0
-    seconds: float = 0.0
-    tokens: int = 0
-    window: dict[str, list[float]] = field(default_factory=dict)
-    history: list[dict[str, float]] = field(default_factory=list)
-    evaluations: list[dict[str, float]] = field(default_factory=list)
-    best: list[float] = field(default_factory=list)
+    losses: dict[str, float]
+    sums: Sums
+    tokens: int
+    worst: dict[str, Tensor]
 
 
 class _Loop:
@@ -170,59 +173,76 @@ class _Loop:
         loss_weights: Mapping[str, float],
         trainable_from: Callable[[str], int] | None,
         keep_best: str | None,
+        best_is_lowest: bool,
         patience: int,
+        tracker: str | None,
+        tracking_folder: Path | None,
     ) -> None:
-        self.model, self.batches, self.compute_losses = model, batches, compute_losses
+        self.model, self.compute_losses = model, compute_losses
         self.config, self.seed, self.folder = config, seed, folder
-        self.evaluate, self.on_step, self.keep_best = evaluate, on_step, keep_best
-        self.patience = patience
+        self.evaluate, self.on_step = evaluate, on_step
+        self.keep_best, self.best_is_lowest, self.patience = keep_best, best_is_lowest, patience
         self.count_targets, self.loss_weights, self.trainable_from = count_targets, loss_weights, trainable_from
-        # Precision is autocast of our own: accelerate holds one mixed precision a process, and stages differ.
-        self.accelerator = Accelerator(mixed_precision="no")
-        self.state = _State()
+        self.accelerator = make_accelerator(tracker, str(tracking_folder) if tracking_folder else None)
+        self.tracker = tracker
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        self.batches = part_of(batches, self.rank, self.world)
+        self.state = Record()
         self.resumed_from: int | None = None
 
     def open(self, parameter_groups: ParameterGroups | None) -> None:
         """Optimiser, precision, and whatever an earlier run left."""
         groups = parameter_groups or decay_groups(self.model, weight_decay=self.config.weight_decay)
+        sharded = self.world > 1 and self.config.parallel == "fsdp2"
+        if sharded:
+            groups = shard(self.model, groups)
         optimizer = adamw(groups, learning_rate=self.config.learning_rate)
         checkpoint = latest_checkpoint(self.folder)
         if checkpoint is not None:
             self._check_same_run(checkpoint.state)
             restore_weights(self.model, checkpoint.weights)
-            self.state = _State(**checkpoint.state["loop"])
+            self.state = Record(**checkpoint.state["loop"])
             self.resumed_from = self.state.step
             self.precision = Precision(**checkpoint.state["precision"])
         else:
             self.precision = choose_precision(self.config.precision, self.accelerator.device)
-        self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+        if sharded:
+            self.wrapped, self.optimizer = self.model, self.accelerator.prepare(optimizer)
+        else:
+            self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
         if checkpoint is not None:
-            self.optimizer.load_state_dict(checkpoint.optimizer)
-        self._thawed_at: int | None = None
+            state = slice_optimizer_state(checkpoint.optimizer, optimizer) if sharded else checkpoint.optimizer
+            self.optimizer.load_state_dict(state)
+        if self.tracker is not None:
+            self.accelerator.init_trackers("training", config={"seed": self.seed, **dataclasses.asdict(self.config)})
 
     def run(self) -> TrainingResult:
-        stopped_by: Literal["max_steps", "max_minutes", "patience"] = "max_steps"
+        stopped_by: StoppedBy = "max_steps"
         limit = self.config.max_minutes * 60 or math.inf
         while self.state.step < self.config.max_steps:
             if self.state.seconds >= limit:
                 stopped_by = "max_minutes"
                 break
-            if self._without_gain():
+            if self.patience and self.state.evaluations_without_gain() >= self.patience:
                 stopped_by = "patience"
                 break
             self._step()
         self._finish()
+        if self.tracker is not None:
+            self.accelerator.end_training()
         state = self.state
         return TrainingResult(
             steps=state.step,
-            history=[*state.history, *self._open_window()],
+            history=[*state.history, *state.open_window()],
             evaluations=state.evaluations,
             tokens_per_second=state.tokens / state.seconds if state.seconds else 0.0,
+            loading_share=state.loading / state.seconds if state.seconds else 0.0,
             resumed_from=self.resumed_from,
             precision=self.precision,
             seconds=state.seconds,
             stopped_by=stopped_by,
             best_step=int(state.best[1]) if state.best else None,
+            skipped_steps=state.skipped,
         )
 
     def run_evaluation(self) -> None:
@@ -233,20 +253,17 @@ class _Loop:
         with torch.no_grad(), self._autocast():
             figures = self.evaluate(self.model)
         self.state.evaluations.append({"step": self.state.step, **figures})
+        self._track({f"heldout/{name}": value for name, value in figures.items()})
         if self.keep_best is None:
             return
         if self.keep_best not in figures:
             raise InputError(f"keep_best={self.keep_best!r} is not evaluated; there are {sorted(figures)}")
-        if not self.state.best or figures[self.keep_best] > self.state.best[0]:
-            self.state.best = [figures[self.keep_best], self.state.step]
-            save_weights(self.folder / BEST, weights_of(self.model))
-
-    def _without_gain(self) -> bool:
-        """Whether the last `patience` evaluations all fell short of the best."""
-        if not self.patience or not self.state.best:
-            return False
-        later = [entry for entry in self.state.evaluations if entry["step"] > self.state.best[1]]
-        return len(later) >= self.patience
+        value, best = figures[self.keep_best], self.state.best
+        if not best or (value < best[0] if self.best_is_lowest else value > best[0]):
+            self.state.best = [value, self.state.step]
+            weights = gathered(weights_of(self.model))
+            if self.accelerator.is_main_process:
+                save_weights(self.folder / BEST, weights)
 
     def _step(self) -> None:
         started = time.perf_counter()
@@ -256,94 +273,130 @@ class _Loop:
         factor = learning_rate_factor(state.step, max_steps=config.max_steps, warmup_ratio=config.warmup_ratio)
         rate = set_learning_rates(self.optimizer, factor)
         self.model.train()
-        losses, tokens, batch = self._accumulate()
-        clipped = self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
-        norm = float(clipped) if clipped is not None else 0.0
-        self._require_finite({**losses, "grad_norm": norm}, batch)
-        self.optimizer.step()
+        step = self._accumulate()
+        figures = {**step.losses, "grad_norm": self._clip()}
+        if self._is_bad(figures, step.worst):
+            state.skipped += 1
+        else:
+            self.optimizer.step()
+            state.recent = [*state.recent, figures["loss"]][-RECENT:] if config.spike_factor else []
+            state.add(figures, step.sums)
         self.optimizer.zero_grad(set_to_none=True)
         state.step += 1
-        state.tokens += tokens
         seconds = time.perf_counter() - started
-        state.seconds += seconds
-        self._log({**losses, "grad_norm": norm}, rate)
+        everyone = sum_over_processes(self.accelerator, {"tokens": step.tokens, "seconds": seconds})
+        state.tokens += int(everyone["tokens"])
+        state.seconds += everyone["seconds"] / self.world
+        self._close_window(rate)
         if self.on_step is not None:
-            self.on_step(state.step, {**losses, "tokens_per_second": tokens / seconds})
+            self.on_step(state.step, {**step.losses, "tokens_per_second": everyone["tokens"] / seconds})
         if config.eval_every and state.step % config.eval_every == 0:
             self.run_evaluation()
         if config.save_every and state.step % config.save_every == 0 and state.step < config.max_steps:
             self._save()
 
-    def _accumulate(self) -> tuple[dict[str, float], int, dict[str, Tensor]]:
-        """Gradients of one optimiser step; the step's losses, its word pieces, and the last batch."""
+    def _clip(self) -> float:
+        """The gradient's norm before it is scaled down."""
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        if norm is None:
+            return 0.0
+        return float(gathered({"norm": norm})["norm"])
+
+    def _accumulate(self) -> _Step:
+        """Gradients of one optimiser step."""
         count = self.config.gradient_accumulation
+        started = time.perf_counter()
         group = [self._fetch(index) for index in range(count)]
-        shares = self._shares(group)
-        sums: dict[str, float] = {}
+        self.state.loading += time.perf_counter() - started
+        shares, without_target = self._shares(group)
+        parts: dict[str, float] = {"loss": 0.0}
+        sums: dict[str, list[float]] = {}
+        worst, highest = group[0], -math.inf
         for index, (batch, share) in enumerate(zip(group, shares, strict=True)):
-            torch.manual_seed(derived_seed(self.seed, self.state.step, index, self.accelerator.process_index))
-            waits = self.accelerator.no_sync(self.wrapped) if index + 1 < count else nullcontext()
-            with waits:
-                with self._autocast():
-                    losses = self.compute_losses(self.wrapped, batch)
-                total = self._total(losses, share)
-                if total.requires_grad:
-                    self.accelerator.backward(total)
-            parts = {
-                name: share.get(name, share["loss"]) * float(loss.detach())
-                for name, loss in losses.items()
-                if share.get(name, 1.0) > 0
-            }
-            parts["loss"] = float(total.detach())
-            self._require_finite(parts, batch)
-            for name, value in parts.items():
-                sums[name] = sums.get(name, 0.0) + value
-        return sums, sum(_tokens(batch) for batch in group), group[-1]
+            torch.manual_seed(derived_seed(self.seed, self.state.step, index, self.rank))
+            losses, figures, total = self._backward(batch, share, last=index + 1 == count)
+            for name, loss in losses.items():
+                if name != "loss" and name not in without_target:
+                    part = share.get(name, share["loss"])
+                    parts[name] = parts.get(name, 0.0) + (part * float(loss.detach()) if part else 0.0)
+            parts["loss"] += total
+            for name, (value, targets) in figures.items():
+                kept = sums.setdefault(name, [0.0, 0.0])
+                kept[0], kept[1] = kept[0] + value, kept[1] + targets
+            if not total <= highest:
+                worst, highest = batch, total if math.isfinite(total) else math.inf
+        return _Step(
+            sum_over_processes(self.accelerator, parts),
+            self._sum_figures(sums),
+            sum(_tokens(batch) for batch in group),
+            worst,
+        )
+
+    def _backward(
+        self, batch: dict[str, Tensor], share: Mapping[str, float], *, last: bool
+    ) -> tuple[Losses, Sums, float]:
+        """Losses and figures of one batch, and its part of the step's loss, whose gradient is added.
+
+        Processes average their gradients, so each multiplies its part by their number.
+        """
+        synchronise_gradients(self.model, last)
+        with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+            with self._autocast():
+                found = self.compute_losses(self.wrapped, batch)
+            losses, figures = found if isinstance(found, tuple) else (found, {})
+            total = self._total(losses, share)
+            if total.requires_grad:
+                self.accelerator.backward(total * self.world)
+        return losses, figures, float(total.detach())
 
     def _fetch(self, index: int) -> dict[str, Tensor]:
-        """Batch `index` of this step; with several processes each takes its own."""
-        accelerator = self.accelerator
+        """Batch `index` of this step."""
         number = self.state.step * self.config.gradient_accumulation + index
-        number = number * accelerator.num_processes + accelerator.process_index
         batch = self.batches.batch(*divmod(number, len(self.batches)))
-        return {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        return {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
 
-    def _shares(self, group: list[dict[str, Tensor]]) -> list[dict[str, float]]:
-        """What part of the step's targets each batch holds, by loss name (`loss`: by examples)."""
+    def _shares(self, group: list[dict[str, Tensor]]) -> tuple[list[dict[str, float]], set[str]]:
+        """What part of the step's targets each batch holds, by loss name (`loss`: by examples), of all processes'; and
+        the losses for which there is none."""
         counts = [{"loss": float(len(next(iter(batch.values()))))} for batch in group]
         if self.count_targets is not None:
             counts = [{**count, **self.count_targets(batch)} for count, batch in zip(counts, group)]
-        totals = {name: sum(count[name] for count in counts) for name in counts[0]}
-        return [
-            {name: value / totals[name] if totals[name] else 0.0 for name, value in count.items()} for count in counts
-        ]
+        totals = sum_over_processes(
+            self.accelerator, {name: sum(count[name] for count in counts) for name in counts[0]}
+        )
+        shares = [{name: value / totals[name] for name, value in count.items() if totals[name]} for count in counts]
+        return shares, {name for name, total in totals.items() if not total}
 
     def _total(self, losses: Losses, share: Mapping[str, float]) -> Tensor:
+        """This batch's part of the step's loss. A loss of weight 0 takes part with a gradient of 0, and among several
+        processes so does one without a target: what one process has a gradient for, all must have."""
         if self.count_targets is None:
             return losses["loss"] * share["loss"]
         terms = [
-            self.loss_weights.get(name, 1.0) * part * losses[name]
-            for name, part in share.items()
-            if name != "loss" and part > 0 and self.loss_weights.get(name, 1.0) != 0
+            self.loss_weights.get(name, 1.0) * share.get(name, 0.0) * loss
+            for name, loss in losses.items()
+            if name != "loss" and (share.get(name) or self.world > 1)
         ]
         return torch.stack(terms).sum() if terms else torch.zeros(())
 
-    def _log(self, figures: Mapping[str, float], rate: float) -> None:
-        """Adds a step to the open window, and closes the window into one entry of the history."""
-        state = self.state
-        for name, value in figures.items():
-            total = state.window.setdefault(name, [0.0, 0])
-            total[0] += value
-            total[1] += 1
-        if state.step % self.config.log_every == 0 or state.step == self.config.max_steps:
-            (means,) = self._open_window()
-            state.history.append({**means, "learning_rate": rate})
-            state.window = {}
+    def _sum_figures(self, sums: Mapping[str, list[float]]) -> Sums:
+        flat = {f"{name} {part}": value for name, pair in sums.items() for part, value in enumerate(pair)}
+        everyone = sum_over_processes(self.accelerator, flat)
+        return {name: (everyone[f"{name} 0"], everyone[f"{name} 1"]) for name in sums}
 
-    def _open_window(self) -> list[dict[str, float]]:
-        """Means of the steps since the last entry of the history; empty when there are none."""
-        means = {name: total / count for name, (total, count) in self.state.window.items()}
-        return [{"step": self.state.step, **means}] if means else []
+    def _close_window(self, rate: float) -> None:
+        """At every log_every-th step the window becomes one entry of the history."""
+        state = self.state
+        if state.step % self.config.log_every and state.step != self.config.max_steps:
+            return
+        for means in state.open_window():
+            state.history.append({**means, "learning_rate": rate})
+            self._track(state.history[-1])
+        state.window = {}
+
+    def _track(self, figures: Mapping[str, float]) -> None:
+        if self.tracker is not None:
+            self.accelerator.log({n: v for n, v in figures.items() if n != "step"}, step=self.state.step)
 
     def _finish(self) -> None:
         """The evaluation of the end, the last checkpoint, the best weights."""
@@ -357,12 +410,14 @@ class _Loop:
             restore_weights(self.model, load_file(self.folder / BEST))
 
     def _save(self) -> None:
+        """Every process gathers; the first one writes, the same files whatever the number of processes."""
+        weights, optimizer = gathered(weights_of(self.model)), gathered(self.optimizer.state_dict())
         if self.accelerator.is_main_process:
             save_checkpoint(
                 self.folder,
                 step=self.state.step,
-                weights=weights_of(self.model),
-                optimizer=self.optimizer.state_dict(),
+                weights=weights,
+                optimizer=optimizer,
                 state={
                     "loop": dataclasses.asdict(self.state),
                     "precision": dataclasses.asdict(self.precision),
@@ -373,9 +428,10 @@ class _Loop:
         self.accelerator.wait_for_everyone()
 
     def _identity(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be gone on from."""
-        free = {"max_minutes", "save_every", "keep_checkpoints", "precision"}
+        """What must be the same for a checkpoint to be gone on from; batch_size is that of all processes."""
+        free = {"max_minutes", "save_every", "keep_checkpoints", "precision", "on_bad_step", "parallel"}
         settings = {k: v for k, v in dataclasses.asdict(self.config).items() if k not in free}
+        settings["batch_size"] *= self.world
         return {"seed": self.seed, "batches": len(self.batches), "config": settings}
 
     def _check_same_run(self, state: Mapping[str, Any]) -> None:
@@ -389,16 +445,25 @@ class _Loop:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.precision.name == "bf16")
 
-    def _require_finite(self, figures: Mapping[str, float], batch: Mapping[str, Tensor]) -> None:
-        strange = {name: value for name, value in figures.items() if not math.isfinite(value)}
-        if not strange:
-            return
-        path = self.folder / f"non-finite-step-{self.state.step + 1:08d}.safetensors"
+    def _is_bad(self, figures: Mapping[str, float], batch: Mapping[str, Tensor]) -> bool:
+        """Whether the step is not to be taken; its batch is then in a file. All processes answer alike.
+
+        Raises:
+            BadStep: it is not, and the config says to stop.
+        """
+        strange = not_finite(figures)
+        wrong = strange or spike(figures["loss"], self.state.recent, self.config.spike_factor)
+        if wrong is None:
+            return False
+        kind = "non-finite" if strange else "spike"
+        own = f"-process-{self.rank}" if self.world > 1 else ""
+        path = self.folder / f"{kind}-step-{self.state.step + 1:08d}{own}.safetensors"
         save_weights(path, {name: tensor.cpu() for name, tensor in batch.items()})
-        named = ", ".join(f"{name} is {value}" for name, value in strange.items())
-        raise NonFiniteLoss(
-            f"training stopped at step {self.state.step + 1}: {named}; the batch is in {path}; "
-            f"look at its inputs, or lower training.learning_rate (now {self.config.learning_rate})"
+        if self.config.on_bad_step == "skip":
+            return True
+        raise (NonFiniteLoss if strange else BadStep)(
+            f"training stopped at step {self.state.step + 1}: {wrong}; the batch is in {path}; look at its inputs, "
+            f"lower training.learning_rate (now {self.config.learning_rate}), or set training.on_bad_step to skip"
         )
 
 

@@ -49,10 +49,11 @@ def choose_precision(requested: str, device: torch.device) -> Precision:
     return Precision(name="bf16" if bf16 > GAIN_NEEDED * fp32 else "fp32", reason=measured)
 
 
-def measure_gflops(dtype: torch.dtype, device: torch.device) -> float:
-    """Best rate of a (256, 384) x (384, 384) product, the shape of a small encoder's layer, within `PROBE_SECONDS`."""
-    left = torch.ones(256, 384, dtype=dtype, device=device)
-    right = torch.ones(384, 384, dtype=dtype, device=device)
+def measure_gflops(dtype: torch.dtype, device: torch.device, *, rows: int = 256, width: int = 384) -> float:
+    """Best rate of a (rows, width) x (width, width) product within `PROBE_SECONDS`; the default is the shape of a small
+    encoder's layer, 1024 and 1024 come near the machine's peak."""
+    left = torch.ones(rows, width, dtype=dtype, device=device)
+    right = torch.ones(width, width, dtype=dtype, device=device)
     best, spent = float("inf"), 0.0
     torch.matmul(left[:8], right)
     while spent < PROBE_SECONDS:
@@ -62,7 +63,7 @@ def measure_gflops(dtype: torch.dtype, device: torch.device) -> float:
         _wait(device)
         taken = time.perf_counter() - started
         best, spent = min(best, taken), spent + taken
-    return 2 * 256 * 384 * 384 / best / 1e9
+    return 2 * rows * width * width / best / 1e9
 
 
 def _wait(device: torch.device) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,19 @@ import torch
 from safetensors.torch import save_file
 from transformers import BertConfig, BertForPreTraining, BertTokenizer
 
-from entity_linking.annotate import LINKED
 from kg.artifact import write_artifact
+from kg.index import VectorIndex
 
 NAMES = [f"{first} {last}" for first in ("anna", "boris", "clara", "dmitri") for last in ("kern", "lund", "moss")]
 VERBS = ["met", "wrote to", "painted", "followed"]
 WORDS = sorted({word for text in [*NAMES, *VERBS] for word in text.split()} | {"then", "slowly", "in", "may", ".", "!"})
+
+
+MENTION = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("entity", pa.string()), ("score", pa.float32())])
+LINKED = pa.schema(
+    [("id", pa.string()), ("title", pa.string()), ("text", pa.string()), ("mentions", pa.list_(MENTION))]
+)
+"""A linked shard, as the architecture page describes it."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +67,27 @@ def write_base(folder: Path, words: Sequence[str] = WORDS, *, vocab_size: int | 
     return folder
 
 
-def write_linked(folder: Path, documents: Sequence[Mapping[str, object]]) -> Path:
+def write_linked(folder: Path, *shards: Sequence[Mapping[str, object]]) -> Path:
+    """shards: the documents of each."""
     with write_artifact(Made(folder), stage="link") as writer:
-        table = pa.Table.from_pylist([dict(d) for d in documents], schema=LINKED)
-        pq.write_table(table, writer.path / "shard-00000.parquet")
+        for number, documents in enumerate(shards):
+            table = pa.Table.from_pylist([dict(d) for d in documents], schema=LINKED)
+            pq.write_table(table, writer.path / f"shard-{number:05d}.parquet")
     return folder
 
 
-def write_vectors(folder: Path, names: Sequence[str] = NAMES, *, rows: int | None = None) -> Path:
-    """rows: vectors besides row 0, as many as names unless told."""
+def write_vectors(
+    folder: Path, names: Sequence[str] = NAMES, *, rows: int | None = None, width: int = 8, indexed: bool = False
+) -> Path:
+    """rows: vectors besides row 0, as many as names unless told. indexed: with the faiss index that a stage writes."""
     with write_artifact(Made(folder), stage="kg embed") as writer:
         (writer.path / "vocabulary.txt").write_text("".join(f"E:{name}\n" for name in names))
         generator = torch.Generator().manual_seed(1)
-        vectors = torch.randn((rows or len(names)) + 1, 8, generator=generator)
+        vectors = torch.randn((rows or len(names)) + 1, width, generator=generator)
         vectors[0] = 0
         save_file({"entity_embeddings": vectors}, writer.path / "entity_embeddings.safetensors")
+        if indexed:
+            VectorIndex.build(vectors[1:].numpy(), [f"E:{name}" for name in names], metric="cosine").save(writer.path)
     return folder
 
 
@@ -116,6 +130,7 @@ def make() -> Mapping[str, Callable[..., object]]:
         "base": write_base,
         "linked": write_linked,
         "vectors": write_vectors,
+        "indexed": functools.partial(write_vectors, indexed=True),
         "document": linked,
         "made": made_document,
         "words": lambda: list(WORDS),

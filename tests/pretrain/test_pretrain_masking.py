@@ -12,16 +12,22 @@ from hypothesis import strategies as st
 
 from ernie.inputs import IGNORED
 from pretrain.masking import (
+    Masking,
     MaskingRates,
     WordPieces,
     keyed_uniforms,
+    label_entities,
+    label_replacements,
     mask_batch,
     mask_entities,
     mask_pieces,
     mentions_with_masked_piece,
+    others_of_batch,
+    unit_of_piece,
 )
+from pretrain.neighbours import Neighbours
 
-WORDS = WordPieces.of(vocab_size=1000, mask_token_id=4, special_ids=[0, 1, 2, 3, 4])
+WORDS = WordPieces.of(vocab_size=1000, mask_token_id=4, special_ids=[0, 1, 2, 3, 4], continuing_ids=range(700, 1000))
 SPECIAL = np.array([0, 1, 2, 3, 4])
 RATES = MaskingRates()
 
@@ -53,19 +59,19 @@ def batch_of(rows: int, length: int, slots: int, seed: int = 0) -> dict[str, tor
     return {name: torch.from_numpy(array) for name, array in named.items()}
 
 
-def masked(batch, rows, *, epoch=0, seed=0, entity_masking="independent", lengths=None):
+def masked(batch, rows, *, epoch=0, seed=0, lengths=None, **masking):
+    entity_ids = batch["entity_ids"].numpy()
     if lengths is None:
-        lengths = (batch["entity_ids"].numpy() != 0).astype(np.int64)
+        lengths = (entity_ids != 0).astype(np.int64)
     out = mask_batch(
         batch,
         lengths,
         rows=np.asarray(rows),
+        pool=np.unique(entity_ids[entity_ids != 0]),
         seed=seed,
         epoch=epoch,
-        special_ids=SPECIAL,
         words=WORDS,
-        rates=RATES,
-        entity_masking=entity_masking,
+        masking=Masking(**masking),
     )
     return {name: tensor.numpy() for name, tensor in out.items()}
 
@@ -99,9 +105,13 @@ def test_entity_labels_name_the_original_and_a_random_one_is_another(ids, seed):
     chance = np.random.default_rng(seed)
     fate, replacement = chance.random(entity_ids.shape), chance.random(entity_ids.shape)
     rates = MaskingRates(entities_random=0.5, entities_masked=0.2)
-    shown, labels, candidates = mask_entities(entity_ids, fate, replacement, None, rates=rates)
     real = entity_ids != 0
-    assert sorted(set(entity_ids[real])) == candidates.tolist()
+    candidates = np.unique(entity_ids[real])
+    strangers = others_of_batch(entity_ids, replacement, candidates)
+    shown, labels = (
+        mask_entities(entity_ids, fate, strangers, None, rates=rates),
+        label_entities(entity_ids, candidates),
+    )
     assert (labels[~real] == IGNORED).all()
     assert (candidates[labels[real]] == entity_ids[real]).all()
     assert (shown[~real] == 0).all()
@@ -129,10 +139,78 @@ def test_entities_are_denoised_at_the_papers_rates():
 
 
 def test_a_lone_entity_has_no_other_to_be_replaced_by():
-    shown, labels, candidates = mask_entities(
-        np.array([[7, 7, 0]]), np.zeros((1, 3)), np.zeros((1, 3)), None, rates=RATES
-    )
-    assert (shown.tolist(), labels.tolist(), candidates.tolist()) == ([[7, 7, 0]], [[0, 0, IGNORED]], [7])
+    ids, zeros = np.array([[7, 7, 0]]), np.zeros((1, 3))
+    shown = mask_entities(ids, zeros, others_of_batch(ids, zeros, np.array([7])), None, rates=RATES)
+    assert shown.tolist() == [[7, 7, 0]]
+    assert label_entities(ids, np.array([7])).tolist() == [[0, 0, IGNORED]]
+    assert label_replacements(ids, shown).tolist() == [[0, 0, IGNORED]], "it is shown as what it is"
+
+
+def test_replacement_labels_follow_what_is_shown():
+    ids, shown = np.array([[5, 6, 7, 0]]), np.array([[5, 9, 0, 0]])
+    assert label_replacements(ids, shown).tolist() == [[0, 1, IGNORED, IGNORED]]
+
+
+def test_hard_negatives_join_the_candidates_and_labels_still_name_the_truth():
+    """Labels are places among the candidates; a candidate slipped in before them shifts every later one."""
+    batch = batch_of(30, 32, 5)
+    before = batch["entity_ids"].numpy().copy()
+    known = np.arange(1, 60)
+    near = Neighbours(known, np.stack([known % 60 + 100, known % 60 + 200, known % 60 + 300], axis=1))
+    out = masked(batch, range(30), neighbours=near, hard_negatives=2)
+    candidates, real = out["entity_candidate_ids"], before != 0
+    own = np.unique(before[real])
+    assert candidates.tolist() == sorted({*own, *(own % 60 + 100), *(own % 60 + 200)})
+    assert (candidates[out["entity_labels"][real]] == before[real]).all()
+    assert (out["entity_labels"][~real] == IGNORED).all()
+    plain = masked(batch, range(30))
+    assert (out["entity_ids"] == plain["entity_ids"]).all(), "neighbours as candidates do not change what is shown"
+    strange = masked(batch, range(30), neighbours=near, hard_negatives=3, near_strangers=True)["entity_ids"]
+    changed = real & (strange != 0) & (strange != before)
+    assert changed.any()
+    assert ((strange[changed] % 100) == before[changed] % 60).all(), "a stranger is a neighbour of the true entity"
+
+
+def test_other_processes_entities_are_candidates_too():
+    batch = batch_of(4, 32, 5)
+    ids = batch["entity_ids"].numpy()
+    pool = np.unique(np.concatenate([ids[ids != 0], [500, 501]]))
+    lengths = (ids != 0).astype(np.int64)
+    out = mask_batch(batch, lengths, rows=np.arange(4), pool=pool, seed=0, epoch=0, words=WORDS, masking=Masking())
+    assert out["entity_candidate_ids"].tolist() == pool.tolist()
+
+
+@pytest.mark.parametrize("unit", ["word", "mention"])
+def test_units_are_masked_whole_or_not_at_all(unit):
+    """Half a word masked is an easy task that looks like the harder one in every curve but this."""
+    batch = batch_of(400, 64, 4)
+    before, attention = batch["input_ids"].numpy().copy(), batch["attention_mask"].numpy()
+    real = batch["entity_ids"].numpy() != 0
+    lengths = real.astype(np.int64) * 3
+    out = masked(batch, range(400), lengths=lengths, unit=unit)
+    picked = out["labels"] != IGNORED
+    ordinary = (before > 4) & (attention == 1)
+    assert within(int(picked.sum()), int(ordinary.sum()) // 3, 0.45), "as many pieces as one by one, in larger lumps"
+    of_mention = out["mention_pieces"]
+    for row in range(400):
+        for column in range(1, 64):
+            goes_on = before[row, column] >= 700 and ordinary[row, column - 1]
+            if goes_on and not (unit == "mention" and of_mention[row, column - 1 : column + 1].any()):
+                assert picked[row, column] == picked[row, column - 1]
+        for slot in np.flatnonzero(real[row]) if unit == "mention" else ():
+            starts = np.flatnonzero(real[row]) != slot
+            start = batch["entity_positions"].numpy()[row, slot]
+            others = batch["entity_positions"].numpy()[row][np.flatnonzero(real[row])[starts]]
+            if (abs(others - start) >= 3).all():
+                assert len(set(picked[row, start : start + 3])) == 1
+
+
+def test_a_special_piece_begins_a_unit_and_so_does_what_follows_it():
+    ids = np.array([[2, 800, 801, 10, 800, 3]])
+    maskable = ~np.isin(ids, SPECIAL)
+    none = np.zeros((1, 0), dtype=np.int64)
+    unit = unit_of_piece(ids, maskable, none, none, words=WORDS, unit="word")
+    assert unit.tolist() == [[0, 1, 1, 3, 3, 5]]
 
 
 def test_a_batch_without_entities_has_no_candidate():

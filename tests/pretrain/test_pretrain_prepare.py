@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,12 +12,15 @@ from transformers import AutoTokenizer
 from kg.artifact import open_artifact
 from kg.errors import InputError
 from kg.split import split_of
-from pretrain.dataset import ARRAYS, Instances
+from pretrain import shards
+from pretrain.dataset import COLUMNS, Instances
 from pretrain.prepare import PrepareConfig, run
 
 
 def prepare(world, output, **settings):
     given = {"linked": world.linked, "vectors": world.vectors, "tokenizer": str(world.base), "max_length": 32}
+    if "aligned" in settings or "dataset" in settings:
+        del given["linked"]
     config = PrepareConfig(**{**given, **settings}, output=output)
     run(config)
     return open_artifact(output, stage="pretrain prepare")
@@ -38,8 +42,11 @@ def test_counts_and_statistics_are_those_of_the_arrays(world, tmp_path):
         assert figures["next_sentence"] == {
             "next": labels.count(0),
             "random": labels.count(1),
-            "lone_sentence": labels.count(-100),
+            "no_pair": labels.count(-100),
         }
+        assert {bar["entities"]: bar["instances"] for bar in figures["entity_histogram"]} == Counter(
+            len(r["entity_ids"]) for r in rows
+        )
         assert len(rows) > 0
         assert max(len(r["input_ids"]) for r in rows) <= 32
 
@@ -82,12 +89,241 @@ def test_test_documents_never_become_instances(make, world, tmp_path):
         assert {w for n, w in enumerate(words) if splits[f"d{n}"] == split} == seen & set(words)
 
 
+def files_of(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "manifest.json"
+    }
+
+
 def test_the_same_seed_makes_the_same_files_and_another_does_not(world, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         prepare(world, tmp_path / name, seed=seed)
-    files = {name: [(tmp_path / name / "train" / f"{array}.bin").read_bytes() for array in ARRAYS] for name in "abc"}
-    assert files["a"] == files["b"]
-    assert files["a"] != files["c"]
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+    assert files_of(tmp_path / "a") != files_of(tmp_path / "c")
+
+
+@pytest.fixture(scope="module")
+def several(make, tmp_path_factory):
+    """Four linked shards of 12 documents."""
+    folder = tmp_path_factory.mktemp("several") / "linked"
+    make["linked"](folder, *[[make["made"](12 * shard + n) for n in range(12)] for shard in range(4)])
+    return folder
+
+
+def test_any_number_of_processes_writes_the_same_bytes(world, several, tmp_path):
+    """A drawing keyed by the process, or by what it did before, would make a run on another machine another run."""
+    prepare(world, tmp_path / "one", linked=several)
+    manifest = prepare(world, tmp_path / "two", linked=several, processes=2)
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
+    assert len(list((tmp_path / "two" / "train").glob("*.arrow"))) == 4
+    assert manifest.counts["train_documents"] + manifest.counts["dev_documents"] > 30
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("dies_at", [0, 1, 3])
+def test_an_interrupted_run_goes_on_behind_its_finished_shards(world, several, tmp_path, monkeypatch, dies_at):
+    prepare(world, tmp_path / "straight", linked=several)
+    units, prepare_unit = [], shards.prepare_unit
+
+    def dying(unit, *rest):
+        if unit.number == dies_at and units.count(dies_at) == 0:
+            units.append(unit.number)
+            raise KeyboardInterrupt
+        units.append(unit.number)
+        prepare_unit(unit, *rest)
+
+    monkeypatch.setattr("pretrain.prepare.prepare_unit", dying)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(world, tmp_path / "out", linked=several)
+    assert not (tmp_path / "out").exists()
+    manifest = prepare(world, tmp_path / "out", linked=several)
+    assert sorted(units) == sorted([*range(4), dies_at]), "every shard once, the interrupted one twice"
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "straight")
+    straight = open_artifact(tmp_path / "straight", stage="pretrain prepare")
+    assert (manifest.counts, manifest.dropped) == (straight.counts, straight.dropped)
+
+
+def test_blocks_are_small_whatever_the_shard(world, several, tmp_path, monkeypatch):
+    """Memory is that of a block; the documents come out all the same."""
+    whole = prepare(world, tmp_path / "whole", linked=several)
+    monkeypatch.setattr("pretrain.sources.BLOCK_CHARACTERS", 700)
+    monkeypatch.setattr("pretrain.sources.ROWS_AT_ONCE", 5)
+    parts = prepare(world, tmp_path / "parts", linked=several)
+    for name in ("train_documents", "dev_documents", "characters"):
+        assert parts.counts[name] == whole.counts[name]
+    monkeypatch.setattr("pretrain.sources.BLOCK_CHARACTERS", 2_000_000)
+    monkeypatch.setattr("pretrain.sources.BLOCK_DOCUMENTS", 12)
+    prepare(world, tmp_path / "same", linked=several)
+    assert files_of(tmp_path / "same") == files_of(tmp_path / "whole"), "how rows are read does not matter"
+
+
+def test_packed_instances_are_full_and_ask_nothing_about_pairs(world, tmp_path):
+    pairs = prepare(world, tmp_path / "pairs")
+    packed = prepare(world, tmp_path / "packed", layout="packed", max_length=64)
+    figures = packed.figures["train"]
+    assert figures["next_sentence"] == {"next": 0, "random": 0, "no_pair": packed.counts["train_instances"]}
+    assert figures["tokens_per_instance"] > 0.8 * 64
+    rows = Instances(tmp_path / "packed" / "train")
+    assert all(not rows[n]["token_type_ids"].any() for n in range(len(rows)))
+    text = pairs.counts["train_tokens"] - 2 * pairs.counts["train_instances"]
+    assert packed.counts["train_tokens"] < text, "every sentence once, fewer special pieces"
+
+
+def test_sentences_with_few_entities_can_be_left_out(make, world, tmp_path):
+    """The paper's filter, by sentence; an instance then holds only sentences that pass."""
+    documents = [
+        make["document"](
+            f"d{n}", ["Then anna kern met boris lund.", "Then slowly in may.", "Then clara moss followed."]
+        )
+        for n in range(20)
+    ]
+    linked = make["linked"](tmp_path / "linked", documents)
+    manifest = prepare(world, tmp_path / "out", linked=linked, min_sentence_entities=2, dev=0.0, test=0.0)
+    assert manifest.dropped["sentences_with_too_few_entities"] == 40
+    rows = Instances(tmp_path / "out" / "train")
+    assert all(len(rows[n]["entity_ids"]) % 2 == 0 for n in range(len(rows)))
+
+
+def test_link_scores_come_along(world, tmp_path):
+    prepare(world, tmp_path / "out")
+    rows = Instances(tmp_path / "out" / "train")
+    assert all(rows[n]["entity_scores"] == pytest.approx(0.9) for n in range(len(rows)))
+
+
+def test_datasets_opens_a_shard(world, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    prepare(world, tmp_path / "out")
+    found = datasets.Dataset.from_file(str(tmp_path / "out" / "train" / "shard-00000.arrow"))
+    rows = Instances(tmp_path / "out" / "train")
+    assert found.column_names == list(COLUMNS)
+    assert found[3]["input_ids"] == rows[3]["input_ids"].tolist()
+
+
+def texts_and_mentions(make, count: int = 30) -> list[dict]:
+    return [make["made"](n) for n in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet", "jsonl"])
+def test_a_data_set_gives_what_the_linked_shards_give(make, world, tmp_path, kind):
+    datasets = pytest.importorskip("datasets")
+    documents = texts_and_mentions(make)
+    rows = [{"body": d["text"], "links": d["mentions"], "key": d["id"]} for d in documents]
+    data = datasets.Dataset.from_list(rows)
+    path = tmp_path / {"folder": "data", "parquet": "data.parquet", "jsonl": "data.jsonl"}[kind]
+    {"folder": data.save_to_disk, "parquet": data.to_parquet, "jsonl": data.to_json}[kind](str(path))
+    columns = {"text_column": "body", "mentions_column": "links", "name_column": "key"}
+    found = prepare(world, tmp_path / "out", dataset=path, **columns)
+    expected = prepare(world, tmp_path / "expected", linked=make["linked"](tmp_path / "linked", documents))
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "expected")
+    assert found.counts == expected.counts
+
+
+def write_aligned(folder, world, documents, *, ids: bool) -> None:
+    """What ERNIE's own preparation writes: word pieces and, at each, the entity of its mention."""
+    tokenizer = AutoTokenizer.from_pretrained(str(world.base))
+    folder.mkdir()
+    with (folder / "part_token").open("w") as tokens, (folder / "part_entity").open("w") as entities:
+        for document in documents:
+            lines: tuple[list[str], list[str]] = ([], [])
+            sentences = [s for s in document["text"].replace("!", ".").split(".") if s.strip()]
+            at = 0
+            for sentence in sentences:
+                start = document["text"].index(sentence.strip(), at)
+                at = start + len(sentence.strip())
+                encoded = tokenizer(sentence.strip(), add_special_tokens=False, return_offsets_mapping=True)
+                pieces = encoded.input_ids if ids else tokenizer.convert_ids_to_tokens(encoded.input_ids)
+                marks = [
+                    next((m["entity"] for m in document["mentions"] if m["start"] <= start + b < m["end"]), "#UNK#")
+                    for b, _ in encoded.offset_mapping
+                ]
+                for line, values in zip(lines, (pieces, marks)):
+                    line += [str(len(values)), *map(str, values)]
+            for file, line in zip((tokens, entities), lines):
+                file.write("\t".join([str(len(sentences)), *line]) + "\n")
+
+
+@pytest.mark.parametrize("ids", [False, True])
+def test_aligned_text_gives_every_entity_its_pieces(make, world, tmp_path, ids):
+    """ERNIE's own layout; two neighbours of one entity are one mention there, anything else is as it was linked."""
+    documents = texts_and_mentions(make)
+    write_aligned(tmp_path / "aligned", world, documents, ids=ids)
+    settings = {"aligned_tokens": "ids" if ids else "pieces", "dev": 0.0, "test": 0.0, "short_seq_prob": 0.0}
+    manifest = prepare(world, tmp_path / "out", aligned=tmp_path / "aligned", layout="packed", **settings)
+    rows = Instances(tmp_path / "out" / "train")
+    names = (world.vectors / "vocabulary.txt").read_text().splitlines()
+    tokenizer = AutoTokenizer.from_pretrained(str(world.base))
+    spelled = Counter()
+    for item in (rows[n] for n in range(len(rows))):
+        for entity, start, length in zip(item["entity_ids"], item["entity_positions"], item["entity_lengths"]):
+            name = tokenizer.decode(item["input_ids"][start : start + length])
+            assert names[entity - 1] == f"E:{name}"
+            spelled[name] += 1
+    assert spelled == Counter(m["entity"][2:] for d in documents for m in d["mentions"])
+    assert manifest.dropped.get("unknown_word_piece", 0) == 0
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("tokens", "entities", "message"),
+    [
+        ("1\t2\tanna\tkern\n", "1\t1\tE:anna kern\n", "not as long"),
+        ("1\t3\tanna\tkern\n", "1\t2\tx\tx\n", "line 1.*do not add up"),
+        ("one\t1\tanna\n", "1\t1\tx\n", "do not add up"),
+        ("1\t1\tanna\n1\t1\tkern\n", "1\t1\t#UNK#\n", "differ in their number of lines"),
+        (None, "1\t1\tx\n", "found none"),
+        ("1\t1\tanna\n", None, "no part_entity"),
+    ],
+)
+def test_aligned_files_that_do_not_fit_are_named_by_line(world, tmp_path, tokens, entities, message):
+    (tmp_path / "aligned").mkdir()
+    for name, content in (("part_token", tokens), ("part_entity", entities)):
+        if content is not None:
+            (tmp_path / "aligned" / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        prepare(world, tmp_path / "out", aligned=tmp_path / "aligned")
+
+
+@pytest.mark.faults
+def test_a_data_set_without_the_column_says_which_it_has(make, world, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_list([{"text": "x", "tags": []}]).save_to_disk(str(tmp_path / "data"))
+    with pytest.raises(InputError, match=r"\['mentions'\] are missing; it has \['text', 'tags'\]"):
+        prepare(world, tmp_path / "out", dataset=tmp_path / "data")
+    with pytest.raises(InputError, match="datasets` cannot read"):
+        prepare(world, tmp_path / "out", dataset=tmp_path)
+
+
+@pytest.mark.faults
+def test_one_source_and_no_other(world, tmp_path):
+    with pytest.raises(InputError, match="linked and aligned"):
+        prepare(world, tmp_path / "out", linked=world.linked, aligned=tmp_path)
+    with pytest.raises(InputError, match="got none"):
+        prepare(world, tmp_path / "out", linked=None)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("damage", ["missing", "truncated", "garbled"])
+def test_a_linked_shard_that_is_damaged_is_named(make, world, tmp_path, damage):
+    linked = make["linked"](tmp_path / "linked", [make["made"](n) for n in range(5)])
+    path = linked / "shard-00000.parquet"
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-7] if damage == "truncated" else b"x" * len(content))
+    with pytest.raises(InputError, match=r"shard-00000\.parquet"):
+        prepare(world, tmp_path / "out", linked=linked)
+
+
+@pytest.mark.faults
+def test_an_empty_shard_is_no_error(make, world, several, tmp_path):
+    linked = make["linked"](tmp_path / "linked", [make["made"](n) for n in range(12)], [])
+    manifest = prepare(world, tmp_path / "out", linked=linked)
+    rows = Instances(tmp_path / "out" / "train")
+    assert len(rows) == manifest.counts["train_instances"] > 0
+    assert [shard["instances"] > 0 for shard in rows.described["shards"]] == [True, False]
 
 
 @pytest.mark.faults
@@ -137,6 +373,8 @@ def test_nothing_left_is_an_error_that_says_why(world, tmp_path):
         ({"short_seq_prob": 2.0}, "short_seq_prob"),
         ({"dev": 0.6, "test": 0.5}, "dev"),
         ({"min_entities": -1}, "min_entities"),
+        ({"min_sentence_entities": -1}, "min_sentence_entities"),
+        ({"processes": 0}, "processes"),
     ],
 )
 def test_settings_out_of_range_are_refused(world, tmp_path, settings, message):
@@ -152,12 +390,11 @@ def test_a_folder_without_tokenizer_is_refused(world, tmp_path):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("victim", [*(f"{name}.bin" for name in ARRAYS), "index.json"])
+@pytest.mark.parametrize("victim", ["shard-00000.arrow", "index.json"])
 def test_a_truncated_or_missing_file_is_named(world, tmp_path, victim):
-    """A short array would only shift every later instance."""
     prepare(world, tmp_path / "out")
     path = tmp_path / "out" / "train" / victim
-    path.write_bytes(path.read_bytes()[:-1])
+    path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(InputError, match=victim):
         Instances(tmp_path / "out" / "train")
     path.unlink()
@@ -166,16 +403,19 @@ def test_a_truncated_or_missing_file_is_named(world, tmp_path, victim):
 
 
 @pytest.mark.faults
-def test_arrays_that_disagree_are_refused(world, tmp_path):
+def test_an_index_that_disagrees_with_its_shards_is_refused(world, tmp_path):
     prepare(world, tmp_path / "out")
     folder = tmp_path / "out" / "train"
-    lengths = np.fromfile(folder / "lengths.bin", dtype="<u2")
-    lengths[3] += 1
-    lengths.tofile(folder / "lengths.bin")
-    with pytest.raises(InputError, match="disagree"):
-        Instances(folder)
     index = json.loads((folder / "index.json").read_text())
-    del index["arrays"]["lengths"]
+    index["shards"][0]["instances"] += 1
     (folder / "index.json").write_text(json.dumps(index))
-    with pytest.raises(InputError, match="lengths"):
+    with pytest.raises(InputError, match=r"shard-00000\.arrow.*index\.json says"):
+        Instances(folder)
+    shard = folder / "shard-00000.arrow"
+    shard.write_bytes(b"\xff" * shard.stat().st_size)
+    with pytest.raises(InputError, match="not a readable shard"):
+        Instances(folder)
+    index["columns"].remove("entity_scores")
+    (folder / "index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match="entity_scores"):
         Instances(folder)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 
 import pytest
 import torch
@@ -16,9 +18,13 @@ from ernie.training.loop import _Loop
 from kg.artifact import open_artifact
 from kg.errors import InputError
 from pretrain import prepare
+from pretrain.checks import require_matching
+from pretrain.collate import PretrainingCollate
 from pretrain.dataset import Instances
+from pretrain.masking import Masking, MaskingRates
+from pretrain.model import PretrainingModel
 from pretrain.objectives import ObjectiveWeights
-from pretrain.run import PretrainConfig, PretrainingCollate, run, starts_fresh
+from pretrain.run import REPLACEMENT_HEAD, PretrainConfig, parameter_groups, run, starts_fresh
 
 TRAINING = TrainingConfig(max_steps=12, batch_size=8, learning_rate=5e-3, log_every=4, save_every=5, precision="fp32")
 
@@ -74,6 +80,11 @@ def test_held_out_losses_fall_and_the_curve_is_kept(trained):
     assert before["dea_chance"] == after["dea_chance"], "the same held-out masks before and after"
     assert figures["curve"][-1]["step"] == 120
     assert {"loss", "mlm", "nsp", "dea", "learning_rate", "grad_norm"} <= figures["curve"][0].keys()
+    of_both = {"mlm_accuracy", "mlm_mention_loss", "nsp_accuracy", "dea_accuracy", "dea_mrr", "dea_hidden_accuracy"}
+    assert of_both <= figures["curve"][-1].keys() & after.keys()
+    assert figures["curve"][-1]["dea_accuracy"] > 2 * figures["curve"][-1]["dea_chance"]
+    assert 0 < figures["mfu"] < 1
+    assert 0 < figures["loading_share"] < 1
     assert figures["tokens_per_second"] > 0
     assert figures["precision"] == "fp32"
 
@@ -124,18 +135,50 @@ def test_a_killed_run_goes_on_to_the_same_model(config, monkeypatch, tmp_path, d
         assert first[name] == second[name]
 
 
-@pytest.mark.parametrize("control", ["zero", "shuffled", "random"])
-def test_controls_change_the_vectors_and_nothing_else(config, control, tmp_path):
+@pytest.mark.parametrize("control", ["zero", "shuffled", "random", "shuffled_links"])
+def test_controls_change_the_knowledge_and_nothing_else(config, control, tmp_path):
     """A control that silently trains on the true vectors would prove the method useless, or the reverse."""
     short = dataclasses.replace(config.training, max_steps=2)
     run(dataclasses.replace(config, training=short))
     changed = dataclasses.replace(config, training=short, entity_control=control, output=tmp_path / "control")
     run(changed)
     true, other = (open_artifact(p, stage="pretrain run").figures for p in (config.output, tmp_path / "control"))
-    assert true["heldout_before"]["dea_chance"] == other["heldout_before"]["dea_chance"]
     assert true["heldout_before"]["dea_loss"] != other["heldout_before"]["dea_loss"]
+    if control != "shuffled_links":
+        assert true["heldout_before"]["dea_chance"] == other["heldout_before"]["dea_chance"]
     if control == "zero":
         assert other["heldout_after"]["dea_accuracy"] == pytest.approx(other["heldout_after"]["dea_chance"])
+
+
+def test_exchanged_links_keep_how_often_each_entity_is_linked(instances):
+    true = Instances(instances / "train")
+    other = true.with_exchanged_entities(0)
+    assert sorted(true.arrays["entity_ids"]) == sorted(other.arrays["entity_ids"])
+    assert (true.arrays["entity_ids"] != other.arrays["entity_ids"]).mean() > 0.5
+    assert (true[3]["entity_positions"] == other[3]["entity_positions"]).all()
+    assert (true[3]["input_ids"] == other[3]["input_ids"]).all()
+
+
+def test_the_text_only_twin_never_sees_an_entity(config, tmp_path):
+    """Same steps, same masks, no entities: vectors of another kind must not change a bit of it."""
+    short = dataclasses.replace(config.training, max_steps=3)
+    twin = dataclasses.replace(
+        config, training=short, entity_control="absent", objectives=ObjectiveWeights(dea=0.0), output=tmp_path / "twin"
+    )
+    run(twin)
+    model = load_file(twin.output / "model.safetensors")
+    entity_parts = [n for n in model if "dense_ent.weight" in n or "self_ent" in n or "predictions_ent" in n]
+    run(dataclasses.replace(twin, output=tmp_path / "again", training=dataclasses.replace(short, max_steps=1)))
+    barely = load_file(tmp_path / "again" / "model.safetensors")
+    decay = dataclasses.replace(short, weight_decay=0.0)
+    run(dataclasses.replace(twin, output=tmp_path / "free", training=decay))
+    free = load_file(tmp_path / "free" / "model.safetensors")
+    heads = [n for n in entity_parts if "predictions_ent" in n]
+    run(dataclasses.replace(twin, output=tmp_path / "start", training=dataclasses.replace(decay, max_steps=1)))
+    start = load_file(tmp_path / "start" / "model.safetensors")
+    assert heads
+    assert all(torch.equal(free[n], start[n]) for n in heads), "the entity head has no gradient at all"
+    assert not torch.equal(model["bert.pooler.dense.weight"], barely["bert.pooler.dense.weight"])
 
 
 def test_text_weights_wait_for_their_step(config, world):
@@ -150,6 +193,115 @@ def test_text_weights_wait_for_their_step(config, world):
     assert all(torch.equal(model[name], base[name]) for name in of_base)
     fresh = [name for name in model if "dense_ent" in name]
     assert any(model[name].abs().sum() > 0 for name in fresh if name.endswith("bias")), "knowledge parts do train"
+
+
+def test_a_lower_layer_learns_more_slowly(config, world):
+    """Rates by depth: a slip of one layer trains well, only never as configured."""
+    model = parts_of(config, world)
+    groups = parameter_groups(model, dataclasses.replace(config, layer_decay=0.5), fresh=True)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    named = {name: rates[id(p)] for name, p in model.named_parameters()}
+    assert len(rates) == len(named)
+    base, fresh = config.training.learning_rate, config.fresh_learning_rate
+    assert named["ernie.bert.embeddings.word_embeddings.weight"] == base / 4
+    assert named["ernie.bert.encoder.layer.0.attention.self.query.weight"] == base / 2
+    assert named["ernie.bert.encoder.layer.1.output.dense.bias"] == base
+    assert named["ernie.bert.encoder.layer.0.intermediate.dense_ent.weight"] == fresh
+    assert named["ernie.cls.predictions.transform.dense.weight"] == fresh
+
+
+def parts_of(config, world) -> PretrainingModel:
+    from ernie.conversion import ernie_from_bert
+
+    return PretrainingModel(ernie_from_bert(world.base, entity_size=8))
+
+
+def test_replaced_entities_are_found_out_and_the_head_is_kept(config, tmp_path):
+    """With half of the entities replaced and only that to learn, the head must beat always saying `true`."""
+    settings = {
+        "objectives": ObjectiveWeights(mlm=0.2, nsp=0.0, dea=0.2, replacement=1.0),
+        "rates": MaskingRates(entities_random=0.5, entities_masked=0.0),
+        "training": dataclasses.replace(TRAINING, max_steps=150),
+    }
+    run(dataclasses.replace(config, **settings))
+    after = open_artifact(config.output, stage="pretrain run").figures["heldout_after"]
+    assert after["replacement_accuracy"] > 0.65
+    assert after["replacement_recall"] > 0.5
+    head = load_file(config.output / REPLACEMENT_HEAD)
+    short = dataclasses.replace(TRAINING, max_steps=1, learning_rate=1e-9)
+    again = dataclasses.replace(
+        config, **{**settings, "training": short}, base=str(config.output), output=tmp_path / "on",
+        fresh_learning_rate=1e-9,
+    )  # fmt: skip
+    run(again)
+    kept = load_file(again.output / REPLACEMENT_HEAD)
+    assert all(torch.allclose(kept[name], head[name], atol=1e-6) for name in head)
+    before = open_artifact(again.output, stage="pretrain run").figures["heldout_before"]
+    assert before["replacement_accuracy"] == pytest.approx(after["replacement_accuracy"])
+
+
+def test_training_goes_on_from_a_model_of_ours(config, tmp_path):
+    """The figures after the first run are those before the second."""
+    run(config)
+    second = dataclasses.replace(config, base=str(config.output), output=tmp_path / "second")
+    run(second)
+    first, then = (open_artifact(p, stage="pretrain run").figures for p in (config.output, second.output))
+    for name in ("mlm_loss", "dea_loss", "nsp_loss"):
+        assert then["heldout_before"][name] == pytest.approx(first["heldout_after"][name], rel=1e-5)
+    assert then["heldout_after"]["mlm_loss"] < then["heldout_before"]["mlm_loss"]
+
+
+def test_random_weights_take_the_shape_only(config, world):
+    short = dataclasses.replace(config.training, max_steps=1, learning_rate=1e-9)
+    run(dataclasses.replace(config, random_weights=True, training=short, fresh_learning_rate=1e-9))
+    base, model = load_file(world.base / "model.safetensors"), load_file(config.output / "model.safetensors")
+    name = "bert.encoder.layer.0.attention.self.query.weight"
+    assert model[name].shape == base[name].shape
+    assert not torch.allclose(model[name], base[name], atol=1e-3)
+
+
+def test_hard_negatives_are_neighbours_in_the_index(config, make, tmp_path):
+    """dEA among neighbours is harder than among the batch: its chance falls with every candidate more."""
+    vectors = make["indexed"](tmp_path / "vectors")
+    with_index = dataclasses.replace(config, vectors=vectors, training=dataclasses.replace(TRAINING, max_steps=4))
+    run(dataclasses.replace(with_index, output=tmp_path / "plain"))
+    run(dataclasses.replace(with_index, hard_negatives=3, near_strangers=True))
+    plain, hard = (open_artifact(p, stage="pretrain run").figures for p in (tmp_path / "plain", config.output))
+    assert hard["curve"][0]["dea_chance"] <= plain["curve"][0]["dea_chance"]
+    assert hard["heldout_before"] == plain["heldout_before"], "held-out candidates are the batch's alone"
+
+
+def test_the_best_weights_are_kept_by_a_loss_when_it_is_lowest(config):
+    """A rate that ruins the model at the end: the last weights are the worst."""
+    ruin = dataclasses.replace(TRAINING, max_steps=60, eval_every=10, learning_rate=0.3)
+    run(dataclasses.replace(config, training=ruin, fresh_learning_rate=0.3, keep_best="mlm_loss"))
+    figures = open_artifact(config.output, stage="pretrain run").figures
+    losses = {entry["step"]: entry["mlm_loss"] for entry in figures["heldout_curve"]}
+    assert figures["best_step"] == min(losses, key=lambda step: losses[step])
+
+
+def test_curves_go_to_a_tracker_beside_the_output(config):
+    pytest.importorskip("tensorboard")
+    run(dataclasses.replace(config, tracker="tensorboard", training=dataclasses.replace(TRAINING, max_steps=4)))
+    folder = config.output.with_name("model.tracking")
+    assert [path for path in folder.rglob("*") if path.name.startswith("events")]
+    assert not list(config.output.rglob("events*")), "an artifact holds nothing that changes from run to run"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("name", "message"), [("tensorbord", "must be auto, none or one of"), ("wandb", "pip install")]
+)
+def test_a_tracker_that_is_not_there_is_told_before_training(config, name, message):
+    with pytest.raises(InputError, match=message):
+        run(dataclasses.replace(config, tracker=name))
+
+
+@pytest.mark.parametrize("unit", ["word", "mention"])
+def test_whole_words_and_mentions_train(config, unit):
+    short = dataclasses.replace(config.training, max_steps=2)
+    run(dataclasses.replace(config, mask_unit=unit, entity_masking="joint", weigh_links=True, training=short))
+    assert "mlm_loss" in open_artifact(config.output, stage="pretrain run").figures["heldout_after"]
 
 
 def test_an_objective_of_weight_zero_leaves_its_head_untouched(config):
@@ -215,18 +367,79 @@ def test_without_held_out_text_there_are_no_held_out_figures(config):
     assert "no held-out text" in manifest.data["headline"]
 
 
-@pytest.mark.parametrize("settings", [{"dropout": 1.0}, {"fresh_learning_rate": 0.0}, {"heldout_instances": -1}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dropout": 1.0},
+        {"fresh_learning_rate": 0.0},
+        {"layer_decay": 0.0},
+        {"heldout_instances": -1},
+        {"near_strangers": True},
+        {"entity_control": "absent"},
+        {"objectives": ObjectiveWeights(mlm=1.0, dea=0.0, replacement=1.0), "entity_control": "absent"},
+    ],
+)
 def test_settings_out_of_range_are_refused(config, settings):
-    with pytest.raises(InputError, match=next(iter(settings))):
+    with pytest.raises(InputError, match=list(settings)[-1]):
         run(dataclasses.replace(config, **settings))
+
+
+@pytest.mark.parametrize(
+    "rates", [{"pieces": 1.5}, {"pieces_masked": 0.95}, {"entities_random": 0.6, "entities_masked": 0.6}]
+)
+def test_shares_that_are_none_are_refused(rates):
+    with pytest.raises(InputError, match=r"rates\."):
+        MaskingRates(**rates)
+
+
+@pytest.mark.faults
+def test_vectors_of_another_width_than_the_model_are_refused(config, make, tmp_path):
+    run(dataclasses.replace(config, training=dataclasses.replace(TRAINING, max_steps=1)))
+    wide = make["vectors"](tmp_path / "wide", width=12)
+    with pytest.raises(InputError, match="entity vectors of 8 numbers"):
+        run(dataclasses.replace(config, base=str(config.output), vectors=wide, output=tmp_path / "on"))
+
+
+@pytest.mark.faults
+def test_a_folder_without_a_model_is_refused(config, world, tmp_path):
+    (tmp_path / "none").mkdir()
+    for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "none" / name).write_bytes((world.base / name).read_bytes())
+    with pytest.raises(InputError, match="no model at"):
+        run(dataclasses.replace(config, base=str(tmp_path / "none")))
+
+
+@pytest.mark.faults
+def test_instances_without_one_are_refused(instances, world, tmp_path):
+    folder = tmp_path / "train"
+    shutil.copytree(instances / "train", folder)
+    index = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps({**index, "shards": []}))
+    tokenizer = prepare.load_tokenizer(world.base, {})
+    with pytest.raises(InputError, match="holds no instance"):
+        require_matching(Instances(folder), tokenizer=tokenizer, table=EntityTable.open(world.vectors), entity_rows={})
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_a_damaged_instance_shard_is_named_and_nothing_is_written(config, instances, tmp_path, damage):
+    copy = tmp_path / "copy"
+    shutil.copytree(instances, copy)
+    shard = copy / "train" / "shard-00000.arrow"
+    content = shard.read_bytes()
+    shard.unlink()
+    if damage == "truncated":
+        shard.write_bytes(content[:-100])
+    with pytest.raises(InputError, match=r"shard-00000\.arrow"):
+        run(dataclasses.replace(config, instances=copy))
+    assert not config.output.exists()
 
 
 def test_a_batch_is_the_same_whenever_it_is_asked_for(instances):
     """Resume asks for batch (epoch, index) out of the blue; it must not depend on the batches before it."""
     split = Instances(instances / "train")
-    batches = ExampleBatches(
-        split, lengths=split.lengths, batch_size=8, seed=0, collate=PretrainingCollate(split, seed=0)
-    )
+    collate = PretrainingCollate(split, seed=0, masking=Masking(unit="mention"))
+    batches = ExampleBatches(split, lengths=split.lengths, batch_size=8, seed=0, collate=collate, whole_batch=True)
     first = batches.batch(1, 2)
     batches.batch(0, 0)
     again = batches.batch(1, 2)
