@@ -40,13 +40,8 @@ class EncoderSimilarity:
         self._known: list[npt.NDArray[np.float32]] = []
 
     @classmethod
-    def of_graph(cls, graph: KnowledgeGraph, source: str, *, margin: float = MARGIN) -> EncoderSimilarity:
-        """source: a text encoder's folder, `package:NAME/path` inside an installed package."""
-        return cls.of_source(source, entity_texts(graph), margin=margin)
-
-    @classmethod
     def of_source(cls, source: str, descriptions: Sequence[str], *, margin: float = MARGIN) -> EncoderSimilarity:
-        """descriptions: by entity row, row 0 ""."""
+        """source: a text encoder's folder, `package:NAME/path` inside an installed package."""
         return cls(text_encoder(resolve_source(source), what=""), descriptions, margin=margin)
 
     def score(self, mentions: MentionTable, candidates: Candidates, logits: Floats) -> Floats:
@@ -67,6 +62,10 @@ class EncoderSimilarity:
         values[chosen] = np.einsum("ij,ij->i", states[left], right)
         values[chosen] -= _means(values, candidates)[candidates.mention[chosen]]
         return over_text(mentions, candidates, values)
+
+    def cost(self) -> dict[str, int]:
+        """Mentions it was asked about, those it looked at, and sentences it encoded for them."""
+        return {"mentions_seen": self.num_seen, "mentions": self.num_mentions, "texts": self.num_sentences}
 
     def _vectors(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         new = np.unique(rows[self._place[rows] < 0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -28,10 +29,13 @@ def evaluate(linker: EntityLinker, documents: Sequence[GoldDocument], *, seed: i
     End to end, micro "InKB" (a gold link to an entity the graph lacks is left out, and so is a link on its span):
     precision, recall, f1. On gold spans: accuracy (of links the graph can give), accuracy_ambiguous (of those with
     several candidates), candidate_recall@k, nil_precision (of the gold spans left unlinked, those that the graph
-    indeed lacks), calibration_error, and precision at coverage.
+    indeed lacks), calibration_error, and precision at coverage. megabytes_per_second, dear_terms: what linking end to
+    end costs.
     """
     entities = frozenset(linker.entities.to_pylist()[1:])
+    started, before = time.perf_counter(), linker.reranker.costs()
     counts = np.array([_in_kb(linker, document, entities) for document in documents]).reshape(-1, 3)
+    seconds, cost = time.perf_counter() - started, linker.reranker.costs() - before
     spans = _on_spans(linker, documents, entities)
     total = counts.sum(0)
     precision, recall, f1 = _micro(total)
@@ -53,6 +57,8 @@ def evaluate(linker: EntityLinker, documents: Sequence[GoldDocument], *, seed: i
         "nil_precision": _mean(~known[unlinked]),
         "calibration_error": calibration_error(spans["score"], right & known),
         "curve": coverage_curve(spans["score"], right & known),
+        "megabytes_per_second": sum(len(document.text.encode()) for document in documents) / 1e6 / max(seconds, 1e-9),
+        "dear_terms": dict(cost),
     }
 
 
@@ -131,6 +137,8 @@ def shown(figures: dict[str, Any], dropped: Counter[str]) -> str:
         *((f"candidate recall@{k}", f"{figures[f'candidate_recall@{k}']:.3f}") for k in AT),
         ("NIL precision", f"{figures['nil_precision']:.3f}"),
         ("expected calibration error", f"{figures['calibration_error']:.3f}"),
+        ("megabytes a second, document by document", f"{figures['megabytes_per_second']:.3f}"),
+        *((name.replace("_", " "), f"{number:,}") for name, number in figures["dear_terms"].items()),
         *((reason, f"{number:,}") for reason, number in sorted(dropped.items()) if number),
     ]
     curve = [(f"{p['coverage']:.0%}", f"{p['precision']:.3f}", f"{p['score']:.3f}") for p in figures["curve"]]

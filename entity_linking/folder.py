@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from entity_linking.alias_table import AliasTable
 from entity_linking.candidates import CandidateTable, Floats
 from entity_linking.coherence import Coherence
 from entity_linking.context import ContextWords
-from entity_linking.encoder import EncoderSimilarity
+from entity_linking.dear import DearModels
 from entity_linking.fitting import coverage_curve, threshold_for
 from entity_linking.linker import EntityLinker
 from entity_linking.matcher import AliasMatcher
@@ -32,11 +33,11 @@ SETTINGS, ENTITIES, ARRAYS, HELD_OUT = "linker.json", "entities.parquet", "array
 
 
 def save_linker(
-    linker: EntityLinker, folder: Path, *, descriptions: list[str] | None = None, encoder: str = ""
+    linker: EntityLinker, folder: Path, *, descriptions: Sequence[str] = (), models: DearModels | None = None
 ) -> None:
     """Writes a linker of an `AliasMatcher`; `open_linker` gives it back with the same links.
 
-    descriptions: by entity row, for the encoder. encoder: its source, read again when the linker is opened.
+    descriptions: by entity row, for the dear terms. models: theirs, opened again when the linker is.
     """
     table, candidates, reranker = linker.alias_table, linker.candidates, linker.reranker
     arrays = {
@@ -63,7 +64,7 @@ def save_linker(
     for name, values in arrays.items():
         np.save(folder / ARRAYS / f"{name}.npy", values)
     columns = {"id": linker.entities, "label": linker.labels}
-    columns |= {} if descriptions is None else {"description": pa.array(descriptions, pa.string())}
+    columns |= {"description": pa.array(descriptions, pa.string())} if descriptions else {}
     pq.write_table(pa.table(columns), folder / ENTITIES)
     settings = {
         "weights": asdict(reranker.weights),
@@ -72,7 +73,7 @@ def save_linker(
         "window": reranker.coherence.window if reranker.coherence else 0,
         "num_cut": candidates.num_cut,
         "dropped_aliases": dict(linker.dropped_aliases),
-        "encoder": encoder,
+        "models": asdict(models or DearModels()),
     }
     (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
@@ -102,7 +103,7 @@ def read_linker(folder: Path) -> EntityLinker:
     entities = pq.read_table(folder / ENTITIES)
     coherence = Coherence(arrays["vectors"], window=settings["window"]) if "vectors" in arrays else None
     words = {name.removeprefix("context_"): of for name, of in arrays.items() if name.startswith("context_")}
-    return EntityLinker(
+    linker = EntityLinker(
         detector=AliasMatcher(_alias_table(arrays)),
         candidates=CandidateTable(
             bounds=arrays["candidate_bounds"],
@@ -118,7 +119,6 @@ def read_linker(folder: Path) -> EntityLinker:
             link_log_odds=arrays.get("link_log_odds"),
             coherence=coherence,
             context=ContextWords(**words) if words else None,
-            encoder=_encoder(settings["encoder"], entities),
         ),
         entities=entities["id"].combine_chunks(),
         labels=entities["label"].combine_chunks(),
@@ -126,6 +126,10 @@ def read_linker(folder: Path) -> EntityLinker:
         agreement=settings["agreement"],
         dropped_aliases=Counter(settings["dropped_aliases"]),
     )
+    models = DearModels(**settings["models"])
+    if models.given():
+        models.give(linker, entities["description"].to_pylist())
+    return linker
 
 
 def save_held_out(folder: Path, score: Floats, correct: Flags, agreed: Flags) -> None:
@@ -163,7 +167,3 @@ def score_for_precision(folder: Path, precision: float) -> float:
 def _alias_table(arrays: dict[str, np.ndarray]) -> AliasTable:
     prefixes = PrefixTable(arrays["slots"], arrays["slot_keys"], arrays["filter"])
     return AliasTable(prefixes=prefixes, key_capitals=arrays["key_capitals"], key_flags=arrays["key_flags"])
-
-
-def _encoder(source: str, entities: pa.Table) -> EncoderSimilarity | None:
-    return EncoderSimilarity.of_source(source, entities["description"].to_pylist()) if source else None

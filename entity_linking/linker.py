@@ -16,7 +16,6 @@ from entity_linking.alias_table import AliasTable
 from entity_linking.candidates import CandidateTable, Floats, Rows, Singles
 from entity_linking.coherence import Coherence, load_vectors
 from entity_linking.context import ContextWords
-from entity_linking.encoder import EncoderSimilarity
 from entity_linking.matcher import AliasMatcher, alias_strings
 from entity_linking.mentions import MentionDetector, MentionTable
 from entity_linking.normalise import Flags, Ints
@@ -103,14 +102,13 @@ class EntityLinker:
         numbers: bool = False,
         plurals: bool = True,
         cjk: bool = True,
-        encoder: str = "",
         uniform: bool = False,
     ) -> EntityLinker:
         """A linker of a `kg build` artifact and, for coherence, a `kg embed` artifact of the same graph.
 
         vectors: None leaves coherence and context out, so that only prior, popularity and case decide. window:
         neighbours on each side that coherence looks at. numbers, plurals, cjk: as in `AliasMatcher.from_graph`.
-        encoder: folder of a text encoder, for the term of that name. uniform: takes no notice of the graph's priors.
+        uniform: takes no notice of the graph's priors.
 
         Raises:
             InputError: a folder is no such artifact, or the vectors are another graph's.
@@ -127,7 +125,6 @@ class EntityLinker:
                 degree=degrees(loaded),
                 coherence=coherence,
                 context=ContextWords.from_graph(loaded) if vectors else None,
-                encoder=EncoderSimilarity.of_graph(loaded, encoder) if encoder else None,
             ),
             entities=named_rows(loaded.entities["id"]),
             labels=named_rows(loaded.entities["label"]),

@@ -195,6 +195,9 @@ def _report(writer: ArtifactWriter, total: Tally, *, megabytes_per_second: float
     counts = total.counts
     shown = ("documents", "mentions", "links", "hyperlinks", "words", "characters")
     writer.counts.update({name: counts[name] for name in shown if counts[name] or name != "hyperlinks"})
+    dear = {name: counts[name] for name in sorted(counts) if "encoder_" in name}
+    if dear:
+        writer.figures["dear_terms"] = dear
     writer.dropped.update(total.dropped)
     writer.dropped["nil"] += counts["nil"]
     mentions = max(counts["mentions"], 1)

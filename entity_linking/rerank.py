@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Protocol
@@ -43,6 +44,8 @@ class Similarity(Protocol):
 
     def score(self, mentions: MentionTable, candidates: Candidates, logits: Floats) -> Floats: ...
 
+    def cost(self) -> dict[str, int]: ...
+
 
 class Reranker:
     """Scores candidates by the terms it is given the parts for; prior, case and the place in a name always count.
@@ -59,6 +62,7 @@ class Reranker:
         coherence: Coherence | None = None,
         context: ContextWords | None = None,
         encoder: Similarity | None = None,
+        cross_encoder: Similarity | None = None,
         link_log_odds: Singles | None = None,
     ) -> None:
         self.weights = weights
@@ -66,20 +70,31 @@ class Reranker:
         self.coherence = coherence
         self.context = context
         self.encoder = encoder
+        self.cross_encoder = cross_encoder
         self.link_log_odds = link_log_odds
 
     def score(self, mentions: MentionTable, candidates: Candidates) -> Scored:
         """Every candidate's terms and probability."""
         terms, nil_terms = self.terms(mentions, candidates), self.nil_terms(mentions, candidates)
         logits = self._logits(terms, len(candidates))
-        if self.encoder is not None and self.weights.encoder:
-            terms["encoder"] = self.encoder.score(mentions, candidates, logits)
-            logits += self.weights.encoder * terms["encoder"]
+        for name, similarity in self.dear().items():
+            if weight := getattr(self.weights, name):
+                terms[name] = similarity.score(mentions, candidates, logits)
+                logits += weight * terms[name]
         score, nil, best = softmax_with_nil(logits, candidates.bounds, nil=self._logits(nil_terms, len(mentions)))
         return Scored(candidates, terms, nil_terms, score, nil, best)
 
+    def dear(self) -> dict[str, Similarity]:
+        """The terms that cost much, in the order in which they look: each knows what those before it say."""
+        parts = {"encoder": self.encoder, "cross_encoder": self.cross_encoder}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def costs(self) -> Counter[str]:
+        """What the dear terms have read so far: `NAME_mentions_seen`, `NAME_mentions`, `NAME_texts`."""
+        return Counter({f"{name}_{what}": n for name, part in self.dear().items() for what, n in part.cost().items()})
+
     def terms(self, mentions: MentionTable, candidates: Candidates) -> dict[str, Floats]:
-        """The candidates' terms but the encoder's; one of weight 0 costs nothing and is left out."""
+        """The candidates' terms but the dear ones; one of weight 0 costs nothing and is left out."""
         weights = self.weights
         terms: dict[str, Floats] = {}
         if weights.prior:

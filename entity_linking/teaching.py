@@ -34,12 +34,12 @@ def take_priors(linker: EntityLinker, config: LinkTrainConfig, writer: ArtifactW
 def learn(linker: EntityLinker, config: LinkTrainConfig, writer: ArtifactWriter) -> None:
     """Weights, priors and the score to cut at from the config's gold links, and what they are worth.
 
-    The encoder looks at every mention here; later only at those within its margin.
+    The dear terms look at every mention here; later only at those within their margin.
     """
     assert config.gold is not None, "asked for where there is some"
     dropped: Counter[str] = Counter()
-    if linker.reranker.encoder is not None:
-        linker.reranker.encoder.margin = float("inf")
+    for part in linker.reranker.dear().values():
+        part.margin = float("inf")
     documents = list(read_gold(config.gold_format, config.gold, dropped))
     if len(documents) < max(config.folds, LEAST_DOCUMENTS):
         raise InputError(
@@ -59,8 +59,8 @@ def learn(linker: EntityLinker, config: LinkTrainConfig, writer: ArtifactWriter)
         seed=config.seed,
     )
     linker.reranker.weights = found.weights
-    if linker.reranker.encoder is not None:
-        linker.reranker.encoder.margin = config.encoder_margin
+    for name, part in linker.reranker.dear().items():
+        part.margin = config.encoder_margin if name == "encoder" else config.cross_encoder_margin
     if own_priors:
         counts = link_counts(batches)
         linker.candidates = fitted_table(

@@ -29,7 +29,8 @@ class LinkTrainConfig:
     unlabelled: Literal["nil", "unknown"] = "nil"
     """What an alias means where the gold has no link: nil = nothing of the graph, unknown = nobody said."""
     priors: Path | None = None
-    """Artifact of `link fit-priors`; none = priors of the gold itself, a document never counting for itself."""
+    """Artifact of `link fit-priors` or `link self-label`; none = priors of the gold itself, a document never counting
+    for itself."""
     prior_smoothing: float = 0.5
     """Gold links that an alias's prior of before is worth."""
     graph_priors: bool = True
@@ -40,6 +41,13 @@ class LinkTrainConfig:
     """A text encoder's folder (`package:NAME/path` inside an installed package), for the term `encoder`; it is dear."""
     encoder_margin: float = 3.0
     """The encoder looks at mentions whose two best candidates lie within this many nats by the other terms."""
+    cross_encoder: str = ""
+    """Folder of a model that reads surroundings and description together, for the term `cross_encoder`, the dearest:
+    `finetune run` on the pairs of `link pairs`, or one of transformers."""
+    cross_encoder_margin: float = 1.0
+    """The cross-encoder looks at mentions whose two best candidates lie within this many nats by the other terms."""
+    cross_encoder_package: str = "ernie"
+    """The package that tells transformers how to open the cross-encoder; none where transformers has its class."""
     target_precision: float = 0.0
     """Picks the least score whose links are right that often on held-out documents; 0 = `min_score` holds."""
     min_score: float = 0.5
@@ -68,18 +76,19 @@ class LinkTrainConfig:
         for name, least in (("max_candidates", 1), ("window", 1), ("folds", 2)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if not self.prior_smoothing > 0 or not self.encoder_margin >= 0:
+        if not self.prior_smoothing > 0 or not min(self.encoder_margin, self.cross_encoder_margin) >= 0:
             raise InputError(
-                f"expected prior_smoothing above 0 and encoder_margin of at least 0, got {self.prior_smoothing} and "
-                f"{self.encoder_margin}"
+                f"expected prior_smoothing above 0 and margins of at least 0, got {self.prior_smoothing}, "
+                f"{self.encoder_margin} and {self.cross_encoder_margin}"
             )
         if self.target_precision and self.gold is None:
             raise InputError("target_precision needs gold links to measure precision on; give `gold`, or a min_score")
 
     def inputs(self) -> dict[str, Path]:
         named = {"vectors": self.vectors, "gold": self.gold, "priors": self.priors}
-        encoder = {"encoder": source_path(self.encoder)} if self.encoder else {}
-        return {"graph": self.graph, **{name: path for name, path in named.items() if path is not None}, **encoder}
+        models = {"encoder": self.encoder, "cross_encoder": self.cross_encoder}
+        given = {name: source_path(source) for name, source in models.items() if source}
+        return {"graph": self.graph, **{name: path for name, path in named.items() if path is not None}, **given}
 
 
 def run(config: LinkTrainConfig) -> Path:
@@ -89,10 +98,12 @@ def run(config: LinkTrainConfig) -> Path:
         InputError: a folder is no such artifact, malformed gold, fewer documents than folds, a precision that no
             score reaches.
     """
-    from entity_linking.encoder import EncoderSimilarity
+    from entity_linking.dear import DearModels
+    from entity_linking.encoder import entity_texts
     from entity_linking.folder import save_linker
     from entity_linking.linker import EntityLinker
     from entity_linking.teaching import learn, take_priors
+    from kg.graph import KnowledgeGraph
 
     with write_artifact(config, stage=STAGE) as writer:
         linker = EntityLinker.from_artifacts(
@@ -105,17 +116,17 @@ def run(config: LinkTrainConfig) -> Path:
             numbers=config.numbers,
             plurals=config.plurals,
             cjk=config.cjk,
-            encoder=config.encoder,
             uniform=not config.graph_priors,
         )
+        models = DearModels.of(config)
+        descriptions = entity_texts(KnowledgeGraph.load(config.graph)) if models.given() else []
+        models.give(linker, descriptions)
         if config.priors is not None:
             take_priors(linker, config, writer)
         if config.gold is not None:
             learn(linker, config, writer)
-        descriptions = None
-        if isinstance(linker.reranker.encoder, EncoderSimilarity):
-            descriptions = list(linker.reranker.encoder.descriptions)
-        save_linker(linker, writer.path, descriptions=descriptions, encoder=config.encoder)
+        save_linker(linker, writer.path, descriptions=descriptions, models=models)
+        writer.figures.update({name: part.cost() for name, part in linker.reranker.dear().items()})
         writer.dropped.update(linker.dropped_aliases)
         writer.counts["entities"] = len(linker.entities) - 1
         writer.figures["min_score"] = linker.min_score

@@ -39,14 +39,14 @@ class GoldBatch:
     """Mentions of some gold documents with what they mean.
 
     document: int64 (num_mentions,): number of the document, over all batches. target: row of the right entity, `NIL`
-    or `UNKNOWN`. encoded: the encoder's term, which no prior changes, float64 (num_candidates,); None without encoder.
+    or `UNKNOWN`. dear: the dear terms by name, which no prior changes, float64 (num_candidates,).
     """
 
     mentions: MentionTable
     candidates: Candidates
     document: Ints
     target: Ints
-    encoded: Floats | None
+    dear: dict[str, Floats]
 
 
 def gold_batches(
@@ -67,10 +67,11 @@ def gold_batches(
         target = _targets(mentions, group, entities, other=NIL if unlabelled_is_nil else UNKNOWN, dropped=dropped)
         dropped["span_inside_token"] += mentions.dropped["span_inside_token"]
         _count_misses(mentions, candidates, target, dropped)
-        encoder, encoded = linker.reranker.encoder, None
-        if encoder is not None:
-            encoded = encoder.score(mentions, candidates, np.zeros(len(candidates)))
-        yield GoldBatch(mentions, candidates, mentions.document + number, target, encoded)
+        dear = {
+            name: part.score(mentions, candidates, np.log(candidates.prior))
+            for name, part in linker.reranker.dear().items()
+        }
+        yield GoldBatch(mentions, candidates, mentions.document + number, target, dear)
         number += len(group)
 
 
@@ -143,8 +144,7 @@ def gold_examples(
         mass = fitted_mass(candidates, total, smoothing=smoothing) - own
         fitted = candidates.with_prior(mass)
         terms, nil_terms = reranker.terms(batch.mentions, fitted), reranker.nil_terms(batch.mentions, fitted)
-        if batch.encoded is not None:
-            terms["encoder"] = batch.encoded
+        terms |= batch.dear
         if log_odds:
             nil_terms["nil_link_probability"] = _log_odds_elsewhere(counts, batch)
         parts.append(examples_of(candidates, batch.document, terms, nil_terms, batch.target))
