@@ -117,6 +117,13 @@ class AliasTable:
         return keys
 
 
+def folded_tokens(texts: Sequence[str]) -> list[str]:
+    """Texts as aliases read: folded, their tokens parted by one blank."""
+    tokens = tokenise(texts)
+    bounds = np.searchsorted(tokens.document, np.arange(len(texts) + 1)).tolist()
+    return [tokens.text_of(low, high - low) for low, high in pairwise(bounds)]
+
+
 REASONS = (
     "",
     "alias_without_word",

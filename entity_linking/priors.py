@@ -27,7 +27,10 @@ COLUMNS = pa.schema(
         pa.field("count", pa.int64(), False),
     ]
 )
-"""Of priors.parquet: how often the alias (folded, tokens parted by a blank) meant the entity; "" = was no link."""
+"""Of priors.parquet: how often the alias (folded, tokens parted by a blank) meant the entity; "" = was no link, "?" =
+was one to an entity that nobody knows."""
+ANY = "?"
+"""As an entity: the occurrence is a link, nobody knows to which."""
 SMOOTHING = 0.5
 """Links that the prior of before is worth, for an alias."""
 UNSEEN_ODDS = 0.5
@@ -108,25 +111,26 @@ def read_counts(
     """Links by candidate row, log odds by alias key, and what could not be used, by reason.
 
     Raises:
-        InputError: the folder is no artifact of `link fit-priors`.
+        InputError: the folder is no artifact of `link fit-priors` or `link self-label`.
     """
-    open_artifact(folder, stage=STAGE)
+    open_artifact(folder, stage=(STAGE, "link self-label"))
     rows = pq.read_table(folder / FILE, schema=COLUMNS)
     key = table.keys_of(rows["alias"].to_pylist()).astype(np.int64)
     names, count = rows["entity"].to_pylist(), rows["count"].to_numpy()
     entity = np.array([entities.get(name) for name in names], dtype=np.int64)
     num_keys, known = table.num_keys, key != NO_KEY
     linked = np.array([bool(name) for name in names], dtype=bool)
+    named = np.array([name not in ("", ANY) for name in names], dtype=bool)
     place = _places(candidates, key, entity)
-    used = known & linked & (place >= 0)
+    used = known & named & (place >= 0)
     counts = np.bincount(place[used], count[used], minlength=len(candidates.entity)).astype(np.float64)
     seen = np.bincount(key[known], count[known], minlength=num_keys)
     links = np.bincount(key[known & linked], count[known & linked], minlength=num_keys)
     odds = np.where(seen > 0, np.log(links + UNSEEN_ODDS) - np.log(seen - links + UNSEEN_ODDS), 0.0)
     strange = {
         "prior_of_unknown_alias": int((~known).sum()),
-        "prior_of_unknown_entity": int((known & linked & (entity == 0)).sum()),
-        "prior_of_no_candidate": int((known & linked & (entity > 0) & (place < 0)).sum()),
+        "prior_of_unknown_entity": int((known & named & (entity == 0)).sum()),
+        "prior_of_no_candidate": int((known & named & (entity > 0) & (place < 0)).sum()),
     }
     return counts, odds, {reason: number for reason, number in strange.items() if number}
 

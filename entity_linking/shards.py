@@ -98,10 +98,13 @@ def link_shard(linker: EntityLinker, documents: Sequence[Document], path: Path, 
     from entity_linking.hyperlinks import with_hyperlinks
     from entity_linking.linker import no_links
 
+    before = linker.reranker.costs()
     links = no_links() if titles and titles.only else linker.link_table([document.text for document in documents])
     if titles is not None:
         links = with_hyperlinks(links, documents, titles)
-    write_shard(path, linked_table(documents, links, linker.entities), tally_of(documents, links, linker.entities))
+    tally = tally_of(documents, links, linker.entities)
+    tally.counts.update(linker.reranker.costs() - before)
+    write_shard(path, linked_table(documents, links, linker.entities), tally)
 
 
 def write_shard(path: Path, table: pa.Table, tally: Tally) -> None:

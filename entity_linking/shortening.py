@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from entity_linking.alias_table import AliasTable
 from entity_linking.gold import GoldDocument
 from entity_linking.linker import EntityLinker
+from entity_linking.matcher import AliasMatcher
 from entity_linking.prefixes import NO_KEY
+from entity_linking.priors import ANY
 from entity_linking.records import Link
+from entity_linking.tokens import SENTENCE_START
 
 
 def shorter_names(linker: EntityLinker, aliases: list[list[str]]) -> dict[int, str]:
@@ -48,3 +53,26 @@ def labelled(linker: EntityLinker, documents: list[tuple[str, str]], shorter: di
                 links.append(Link(len(made), len(made) + len(shorter[entity]), entity_id, 1.0))
                 made, at = made + shorter[entity], end
             yield GoldDocument(name, made + text[at:], tuple(links))
+
+
+class Spellings:
+    """How often a name is written as one: in capitals where the sentence does not ask for them, or not.
+
+    "Apple" and "May" are common words, too: what is written small is no mention, and says how likely one is where a
+    sentence begins. tally: as `priors.write_counts` takes it, `ANY` for an occurrence in capitals.
+    """
+
+    def __init__(self, table: AliasTable) -> None:
+        anyhow = AliasTable(table.prefixes, np.zeros_like(table.key_capitals), np.zeros_like(table.key_flags))
+        self._capitals = table.key_capitals
+        self._matcher = AliasMatcher(anyhow)
+        self.tally: Counter[tuple[str, str]] = Counter()
+
+    def count(self, texts: Sequence[str]) -> None:
+        """Adds the occurrences in some texts."""
+        found = self._matcher.detect(texts)
+        asked = self._capitals[found.key]
+        starts = found.tokens.flags[found.first_token] & np.uint16(SENTENCE_START)
+        named = found.capitals >= asked
+        for mention in np.flatnonzero((asked > 0) & (starts == 0)).tolist():
+            self.tally[found.alias(mention), ANY if named[mention] else ""] += 1

@@ -22,6 +22,8 @@ class LinkWeights:
     """Of the root of the overlap of description and surroundings, 0 upwards, mean over the text's mentions."""
     encoder: float = 9.0
     """Of the cosine of sentence and description by a text encoder, less the mention's mean; where one was given."""
+    cross_encoder: float = 1.0
+    """Of a cross-encoder's log odds for mention and description, less the mention's mean; where one was given."""
     case: float = 1.0
     """Of the case term: 1 a name written as one, -1 a capital where the entity has none, else 0."""
     inside_name: float = -2.0
@@ -32,7 +34,8 @@ class LinkWeights:
     """Of 1 where the mention is capitalised and its sentence does not ask for it."""
     nil_words: float = 0.0
     """Of the log of the mention's number of tokens."""
-    nil_link_probability: float = 0.0
-    """Of the log odds that the alias is a mention at all, where somebody counted (`link fit-priors`), else 0."""
+    nil_link_probability: float = -0.5
+    """Of the log odds that the alias is a mention at all, where somebody counted (`link fit-priors`, `link
+    self-label`), else 0."""
     nil_prior: float = 0.0
     """Of the log of the likeliest candidate's prior, at most 0: an alias of many equals."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,21 @@ from entity_linking.folder import save_held_out, score_for_precision
 from entity_linking.gold import GoldDocument
 from entity_linking.linker import EntityLinker
 from entity_linking.linking import linker_of
-from entity_linking.priors import LinkCounts, fitted_mass
+from entity_linking.priors import ANY, LinkCounts, fitted_mass, write_counts
 from entity_linking.records import Link
+from entity_linking.shortening import Spellings
 from entity_linking.train import LinkTrainConfig
 from entity_linking.training import gold_batches, gold_examples, link_counts
-from kg.artifact import open_artifact
+from kg.artifact import open_artifact, write_artifact
 from kg.errors import InputError
+
+
+@dataclass(frozen=True)
+class Made:
+    output: Path
+
+    def inputs(self) -> dict[str, Path]:
+        return {}
 
 
 def config_of(world: Path, **chosen) -> LinkTrainConfig:
@@ -193,3 +202,21 @@ def test_what_cannot_be_is_said_in_one_line(bank_world, tmp_path, bank_documents
     settings.write_text(settings.read_text().replace('"prior"', '"former"'))
     with pytest.raises(InputError):
         EntityLinker.from_pretrained(tmp_path / "untrained")
+
+
+def test_how_a_name_is_written_tells_how_likely_it_is_one(world, tmp_path):
+    """ "Bergen" small in mid-sentence is a common word there; at a sentence's start only the share of these tells."""
+    texts = ["We saw bergen, bergen and bergen, and Bergen. Bergen was there.", "To Norway, as Norway is. norway"]
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    linker = EntityLinker.from_artifacts(world.graph, None)
+    spellings = Spellings(linker.alias_table)
+    spellings.count(texts)
+    assert spellings.tally == {("bergen", ""): 3, ("bergen", ANY): 1, ("norway", ANY): 2}
+    with write_artifact(Made(tmp_path / "priors"), stage="link self-label") as writer:
+        write_counts(writer.path, spellings.tally)
+    train.run(LinkTrainConfig(graph=world.graph, priors=tmp_path / "priors", output=tmp_path / "linker"))
+    opened = EntityLinker.from_pretrained(tmp_path / "linker")
+    bergen, norway = (opened.explain(f"{name} is")[0].nil_contributions for name in ("Bergen", "Norway"))
+    assert bergen["nil_link_probability"] == pytest.approx(-0.5 * np.log(1.5 / 3.5), abs=1e-6)
+    assert norway["nil_link_probability"] == pytest.approx(-0.5 * np.log(2.5 / 0.5), abs=1e-6)
