@@ -17,9 +17,11 @@ from entity_linking.alias_table import AliasTable
 from entity_linking.annotate import LinkConfig, read_linked, run
 from entity_linking.candidates import CandidateTable
 from entity_linking.gold import read_gold
-from entity_linking.linker import EntityLinker
+from entity_linking.linker import EntityLinker, named_rows
 from entity_linking.matcher import AliasMatcher, alias_strings
 from entity_linking.normalise import fold
+from entity_linking.rerank import Reranker
+from entity_linking.weights import LinkWeights
 from kg.artifact import open_artifact
 from kg.graph import KnowledgeGraph
 
@@ -87,13 +89,35 @@ def test_a_hundred_thousand_candidates_for_one_alias() -> None:
     assert candidates.entity.tolist() == [many, *range(1, 20)]
 
 
-def test_an_empty_alias_table_links_nothing_and_says_so(world: LinkConfig, tmp_path: Path) -> None:
-    """A graph whose names are all refused must not divide by nothing."""
-    linker = EntityLinker.from_artifacts(world.graph, world.vectors)
-    empty = AliasTable.from_aliases(["...", "—", "1984"])
-    assert empty.num_keys == 0
-    assert empty.dropped == {"alias_without_word": 2, "alias_number": 1}
-    linker.detector = AliasMatcher(empty)
+@pytest.mark.parametrize("aliases", [[], ["...", "—", "1984"]])
+def test_an_empty_alias_table_links_nothing_and_says_why(aliases: list[str]) -> None:
+    """A graph without names, or whose names are all refused, must not divide by nothing."""
+    count = len(aliases)
+    graph = KnowledgeGraph(
+        entities=pa.table(
+            {"row": [1], "id": ["a"], "label": ["x"], "aliases": pa.array([aliases], pa.list_(pa.string()))}
+            | {"description": [""], "types": pa.array([[]], pa.list_(pa.string())), "count": [1]}
+        ),
+        relations=pa.table({"row": [0], "id": ["r"], "label": ["r"]}),
+        aliases=pa.table(
+            {
+                "alias": pa.array(aliases, pa.string()),
+                "entity": pa.array([1] * count, pa.int32()),
+                "prior": pa.array([1.0] * count, pa.float32()),
+            }
+        ),
+        triples=np.zeros((0, 3), np.int32),
+    )
+    table = AliasTable.from_aliases(alias_strings(graph)[0])
+    assert table.num_keys == 0
+    assert sum(table.dropped.values()) == count
+    linker = EntityLinker(
+        detector=AliasMatcher(table),
+        candidates=CandidateTable.from_graph(graph, table),
+        reranker=Reranker(weights=LinkWeights()),
+        entities=named_rows(graph.entities["id"]),
+        labels=named_rows(graph.entities["label"]),
+    )
     assert linker.link("Oslo in 1984 ...") == []
     assert linker.explain("Oslo") == []
 
