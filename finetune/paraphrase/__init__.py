@@ -1,0 +1,1 @@
+"""Paraphrases: generators that copy, matching models that judge them, and reinforcement between the two (RbM)."""
