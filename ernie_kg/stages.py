@@ -77,6 +77,9 @@ STAGES: dict[str, Stage] = {
     "link fit-priors": Stage(
         "entity_linking.fit_priors", "FitPriorsConfig", "what every alias means, counted in linked text"
     ),
+    "link pairs": Stage(
+        "entity_linking.pairs", "PairsConfig", "pairs of surroundings and descriptions that a cross-encoder learns from"
+    ),
     "link self-label": Stage(
         "entity_linking.self_labels",
         "SelfLabelConfig",
@@ -103,6 +106,10 @@ STAGES: dict[str, Stage] = {
     ),
     "finetune run": Stage(
         "finetune.run", "FinetuneConfig", "task model: entity typing, relations, sequences, tagged words"
+    ),
+    "finetune evaluate": Stage("finetune.evaluate", "EvaluateConfig", "figures of a task model on labelled examples"),
+    "finetune compare": Stage(
+        "ernie_kg.compare", "CompareConfig", "what the knowledge is worth: text alone, ERNIE, and senseless controls"
     ),
     "finetune predict": Stage("finetune.predict", "PredictConfig", "labels for new text from a task model"),
     "finetune distill": Stage(

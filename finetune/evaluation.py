@@ -137,6 +137,12 @@ def widen(predicted: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.pad(predicted, ((0, 0), (0, extra)))
 
 
+def answers(logits: np.ndarray, labels: np.ndarray, *, spec: TaskSpec) -> np.ndarray:
+    """`predictions`, with as many columns as the gold labels where several labels hold."""
+    predicted = predictions(logits, spec=spec)
+    return widen(predicted, labels) if spec.multi_label else predicted
+
+
 def primary_score(spec: TaskSpec) -> Callable[[np.ndarray, np.ndarray], float]:
     """The task's primary metric as a function of (predicted, gold), for intervals."""
     return lambda predicted, gold: score_predictions(predicted, gold, spec=spec)[spec.primary_metric]

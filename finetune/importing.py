@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ import orjson
 
 from finetune.data import SPLITS, TASK_DESCRIPTION, Split, labels_of
 from finetune.formats import FORMATS, BadRecord, Columns, OnBadRecord, read_format, relabelled
+from finetune.formats.records import json_lines
 from finetune.scorers import SCORERS
 from finetune.tasks import TASKS, null_label
 from finetune.tasks.schema import EntityLink, Example, write_examples
@@ -56,7 +57,8 @@ class ImportConfig:
     min_link_score: float = 0.0
     """Links of a lower score are left out (ERNIE took 0.3 for Open Entity and FIGER, 0.4 for TACRED)."""
     entity_map: Path | None = None
-    """Lines `id in the file<TAB>id in the graph`; a link to an id that the file lacks is kept as it is."""
+    """Lines `id in the file<TAB>id in the graph`, or a graph's entities.jsonl whose records have `wikidata_id` beside
+    `id`; a link to an id that it lacks is kept as it is."""
     linker: Path | None = None
     """Artifact of `link train`: its links take the place of the file's."""
     graph: Path | None = None
@@ -146,21 +148,36 @@ def read_split(config: ImportConfig, split: Split, task: str, writer: ArtifactWr
 
 
 def read_entity_map(path: Path) -> dict[str, str]:
-    """
+    """Id in the examples -> id in the graph.
+
     Raises:
         InputError: no such file, a line without two tab-separated ids, an id that is mapped twice differently.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file; expected lines id<TAB>id in the graph")
+    pairs = _wikidata_ids if Path(path).suffix == ".jsonl" else _tab_pairs
     found: dict[str, str] = {}
-    with Path(path).open(encoding="utf-8") as lines:
+    for number, (outer, inner) in pairs(Path(path)):
+        if found.setdefault(outer, inner) != inner:
+            raise InputError(f"{path}:{number}: {outer!r} is mapped to {found[outer]!r} and to {inner!r}")
+    return found
+
+
+def _tab_pairs(path: Path) -> Iterator[tuple[int, tuple[str, str]]]:
+    with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             ids = line.rstrip("\r\n").split("\t")
             if len(ids) != 2 or not all(ids):
                 raise InputError(f"{path}:{number}: expected id<TAB>id in the graph, got {line.rstrip()[:80]!r}")
-            if found.setdefault(ids[0], ids[1]) != ids[1]:
-                raise InputError(f"{path}:{number}: {ids[0]!r} is mapped to {found[ids[0]]!r} and to {ids[1]!r}")
-    return found
+            yield number, (ids[0], ids[1])
+
+
+def _wikidata_ids(path: Path) -> Iterator[tuple[int, tuple[str, str]]]:
+    for place, record in json_lines(path):
+        if not isinstance(record, dict) or not isinstance(record.get("id"), str):
+            raise InputError(f"{path}: {place}: expected an entity's record with its id")
+        if record.get("wikidata_id"):
+            yield int(place.removeprefix("line ")), (str(record["wikidata_id"]), record["id"])
 
 
 def linked_anew(examples: Sequence[Example], linker: EntityLinker) -> list[Example]:

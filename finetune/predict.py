@@ -1,27 +1,24 @@
-"""The stage `finetune predict`: a task's model folder and texts in, predictions out."""
+"""The stage `finetune predict`: a task's model folder and texts in, predictions out, as they come."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
 
-from finetune.data import encode_examples, read_entity_rows, read_linked_documents
+from finetune.data import read_linked_documents
 from finetune.tasks.schema import Example, read_examples
 from kg.artifact import write_artifact
 from kg.errors import InputError
 from kg.progress import track
 
 if TYPE_CHECKING:
-    from finetune.task_model import TaskModel
+    from finetune.pipeline import TaskPipeline
 
 STAGE = "finetune predict"
-CHUNK = 1000
-"""Examples encoded together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,42 +30,63 @@ class PredictConfig:
     model: Path
     """Artifact of `finetune run` or `finetune distill`."""
     texts: Path
-    """Examples as JSON lines (answers optional), or a `.txt` file with one text a line and nothing marked."""
+    """Examples as JSON lines (answers optional), or a `.txt` file with one text a line and nothing marked: with a
+    linker typing and relation models are asked about every mention or pair it finds."""
     vectors: Path | None = None
     """Artifact of `kg embed`; without it no entity is given to the model."""
     linked: Path | None = None
     """Artifact of `link` over the documents the examples name."""
+    linker: Path | None = None
+    """Artifact of `link train`: links are made on the fly, beside those the examples have."""
+    graph: Path | None = None
+    """Instead of a linker, a graph artifact: linked untrained."""
     batch_size: int = 64
     """Examples a batch."""
 
     def inputs(self) -> dict[str, Path]:
-        optional = {"vectors": self.vectors, "linked": self.linked}
+        optional = {"vectors": self.vectors, "linked": self.linked, "linker": self.linker, "graph": self.graph}
         given = {name: path for name, path in optional.items() if path is not None}
         return {"model": self.model, "texts": self.texts, **given}
 
 
 def run(config: PredictConfig) -> Path:
-    """Writes predictions.jsonl, one object a text in their order (`evaluation.prediction_records`).
+    """Writes predictions.jsonl, one object an example in their order (`evaluation.prediction_records`).
 
     Raises:
         InputError: no such model, no texts, a bad record.
     """
-    from finetune.task_model import load_task_model, trained_entity_table
+    from finetune.pipeline import TaskPipeline
 
     with write_artifact(config, stage=STAGE) as writer:
-        rows = read_entity_rows(config.vectors) if config.vectors is not None else {}
-        task = load_task_model(config.model, rows)
-        if config.vectors is not None and task.entities == "given":
-            task.model.attach_entity_table(trained_entity_table(config.model, config.vectors))
-        examples = list(read_texts(config.texts))
-        if not examples:
-            raise InputError(f"{config.texts} holds no texts; give one a line")
+        ready = TaskPipeline.from_pretrained(
+            config.model,
+            vectors=config.vectors,
+            linker=config.linker,
+            graph=config.graph,
+            batch_size=config.batch_size,
+        )
+        linked = None
+        if config.linked is not None:
+            linked = read_linked_documents(config.linked, list(read_texts(config.texts)))
+        records = ready.predict(
+            track(asked(config.texts, ready), "predicting"), linked=linked, relink=ready.linker is not None
+        )
         with (writer.path / "predictions.jsonl").open("wb") as file:
-            for chunk in _chunks(track(examples, "predicting")):
-                file.writelines(_predictions(chunk, task, config))
-        writer.counts["predictions"] = len(examples)
-        writer.headline = f"{len(examples):,} predictions"
+            for record in records:
+                file.write(orjson.dumps(record) + b"\n")
+                writer.counts["predictions"] += 1
+        if not writer.counts["predictions"]:
+            raise InputError(f"{config.texts} holds no texts, or none with a mention; give one a line")
+        writer.dropped.update(ready.counts)
+        writer.headline = f"{writer.counts['predictions']:,} predictions"
     return config.output
+
+
+def asked(path: Path, ready: TaskPipeline) -> Iterator[Example]:
+    """What a file asks: its examples, or of plain text what the task makes of a line."""
+    plain = Path(path).suffix == ".txt" and (ready.linker is not None or ready.task.spec.of_tokens)
+    for example in read_texts(path):
+        yield from ready.asked(example.id, example.text) if plain else (example,)
 
 
 def read_texts(path: Path) -> Iterator[Example]:
@@ -80,27 +98,3 @@ def read_texts(path: Path) -> Iterator[Example]:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield Example(id=str(number), text=line.rstrip("\n"))
-
-
-def _predictions(chunk: Sequence[Example], task: TaskModel, config: PredictConfig) -> list[bytes]:
-    from finetune.evaluation import predict_logits, prediction_records
-
-    features, _ = encode_examples(
-        chunk,
-        spec=task.spec,
-        tokenizer=task.tokenizer,
-        label_to_id=task.label_to_id,
-        max_length=task.max_length,
-        linked=read_linked_documents(config.linked, chunk),
-        entities="none" if config.vectors is None else task.entities,
-    )
-    logits = predict_logits(
-        task.model, features, batch_size=config.batch_size, pad_token_id=task.tokenizer.pad_token_id
-    )
-    names = sorted(task.label_to_id, key=task.label_to_id.__getitem__)
-    return [orjson.dumps(record) + b"\n" for record in prediction_records(chunk, logits, names=names, spec=task.spec)]
-
-
-def _chunks(examples: Iterator[Example]) -> Iterator[list[Example]]:
-    while chunk := list(islice(examples, CHUNK)):
-        yield chunk

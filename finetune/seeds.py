@@ -13,13 +13,12 @@ from ernie.training import TrainingResult
 from finetune import metrics
 from finetune.evaluation import (
     Evaluation,
+    answers,
     evaluate,
     gold_labels,
     prediction_records,
-    predictions,
     primary_score,
     score_predictions,
-    widen,
     without_entities,
 )
 from finetune.learning import fit
@@ -92,7 +91,7 @@ def score(config: FinetuneConfig, task: Task, seed: int) -> tuple[Evaluation, di
             bare = [without_entities(feature) for feature in task.features[split]]
             figures[f"{split}_without_entities"] = evaluate(task.model, bare, **settings).metrics
             shown.advance()
-    predicted = answers(found, task.spec)
+    predicted = answers(found.logits, found.labels, spec=task.spec)
     low, high = metrics.bootstrap_interval(primary_score(task.spec), predicted, found.labels, seed=seed)
     figures[f"{split}_interval_95"] = {name: [low, high]}
     if task.spec.problem_type == "single_label_classification":
@@ -100,12 +99,6 @@ def score(config: FinetuneConfig, task: Task, seed: int) -> tuple[Evaluation, di
         always = np.full(len(found.labels), classes[np.argmax(counts)])
         figures["majority_baseline"] = score_predictions(always, found.labels, spec=task.spec)
     return found, figures
-
-
-def answers(found: Evaluation, spec: TaskSpec) -> np.ndarray:
-    """Predictions with as many columns as the gold labels."""
-    predicted = predictions(found.logits, spec=spec)
-    return widen(predicted, found.labels) if spec.multi_label else predicted
 
 
 def record(config: FinetuneConfig, prepared: Prepared, writer: ArtifactWriter) -> None:

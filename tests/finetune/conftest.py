@@ -78,14 +78,14 @@ def make_vectors(tmp_path: Path) -> Callable[[dict[str, Sequence[float]]], Path]
 
 @pytest.fixture
 def make_examples(tmp_path: Path) -> Callable[..., Path]:
-    """Writes an examples artifact of the given splits."""
+    """Writes an examples artifact of the given splits; facts: lines of its facts.tsv."""
 
-    def make(**splits: Sequence[Example]) -> Path:
+    def make(*, facts: str = "", **splits: Sequence[Example]) -> Path:
         with write_artifact(MadeConfig(output=tmp_path / "examples"), stage="finetune examples") as writer:
             for split in SPLITS:
                 write_examples(writer.path / f"{split}.jsonl", splits[split])
             (writer.path / "labels.json").write_text("[]", encoding="utf-8")
-            (writer.path / "facts.tsv").write_text("", encoding="utf-8")
+            (writer.path / "facts.tsv").write_text(facts, encoding="utf-8")
         return tmp_path / "examples"
 
     return make
