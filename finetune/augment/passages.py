@@ -46,7 +46,10 @@ class Augmenter(Protocol):
         ...
 
 
-AUGMENTERS: dict[str, str] = {"substitution": "finetune.augment.substitution:from_config"}
+AUGMENTERS: dict[str, str] = {
+    "substitution": "finetune.augment.substitution:from_config",
+    "paraphrase": "finetune.augment.paraphrase:from_config",
+}
 """Name -> `module:function`; the function makes an Augmenter of an AugmentConfig. Loaded when asked for."""
 
 

@@ -46,7 +46,8 @@ class AugmentConfig:
     examples: Path
     """Artifact of `finetune examples` or `finetune import`."""
     model: str
-    """Folder of a BERT or ERNIE with a masked-LM head (a path or `package:NAME/path`)."""
+    """Folder of a BERT or ERNIE with a masked-LM head (a path or `package:NAME/path`); for `method: paraphrase` an
+    artifact of `finetune paraphrase`."""
     linked: Path | None = None
     """Artifact of `link`; its mentions join the examples' links first: a copy's text is in no document any more."""
     method: str = "substitution"
@@ -97,6 +98,7 @@ def run(config: AugmentConfig) -> Path:
         chunks = [examples[start : start + CHUNK] for start in range(0, len(examples), CHUNK)]
         for number, chunk in enumerate(track(chunks, "augmenting")):
             _write_part(parts / f"{number:06d}.jsonl", chunk, augmenter, config)
+        writer.dropped.update(getattr(augmenter, "dropped", {}))  # where it says why; of the chunks made in this run
         _assemble(config, len(examples), len(chunks), writer)
     return config.output
 
@@ -104,7 +106,8 @@ def run(config: AugmentConfig) -> Path:
 def augmented(examples: Sequence[Example], augmenter: Augmenter, *, copies: int, seed: int) -> Iterator[Example]:
     """Each example and behind it its copies that differ from it and from one another.
 
-    The two texts of a pair are varied apart: copy i has the i-th rewriting of each.
+    The two texts of a pair are varied apart: copy i has the i-th rewriting of each, or the text itself where the
+    augmenter found fewer.
 
     Raises:
         InputError: a rewriting that is empty or lost a linked or marked place.
@@ -116,7 +119,7 @@ def augmented(examples: Sequence[Example], augmenter: Augmenter, *, copies: int,
         own = passages_of(example)
         seen = {(example.text, example.text_pair)}
         number = 0
-        for rewritings in zip(*(found[passage.key] for passage in own)):
+        for rewritings in zip(*(_filled(found[passage.key], passage, copies) for passage in own), strict=True):
             for passage, rewriting in zip(own, rewritings, strict=True):
                 check_rewriting(passage, rewriting)
             copy = _copy(example, rewritings)
@@ -125,6 +128,12 @@ def augmented(examples: Sequence[Example], augmenter: Augmenter, *, copies: int,
             seen.add((copy.text, copy.text_pair))
             number += 1
             yield replace(copy, id=f"{example.id}+{number}")
+
+
+def _filled(rewritings: Sequence[Rewriting], passage: Passage, copies: int) -> list[Rewriting]:
+    """As many as `copies`: a text of a pair that has fewer stays as it is beside the other's."""
+    same = Rewriting(text=passage.text, kept=passage.kept)
+    return [*rewritings[:copies], *[same] * (copies - len(rewritings))]
 
 
 def passages_of(example: Example) -> list[Passage]:

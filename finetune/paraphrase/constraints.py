@@ -45,7 +45,7 @@ def require(log_probs: Tensor, prefixes: Tensor, required: Sequence[Required], r
     what is outstanding fills the room left, it must begin with the next.
 
     required: by row. room: how many ids may still be written, EOS not counted. A row whose runs no longer fit is left
-    to break its constraint, which `missing` then tells.
+    to break its constraint, which `find_runs` then tells.
     """
     for row, runs in enumerate(required):
         if not runs:
@@ -59,11 +59,6 @@ def require(log_probs: Tensor, prefixes: Tensor, required: Sequence[Required], r
             _only(log_probs[row], begun[0][begun[1]])
         elif needed >= room:
             _only(log_probs[row], outstanding[0][0])
-
-
-def missing(ids: Sequence[int], required: Required) -> list[tuple[int, ...]]:
-    """The required runs that a finished output lacks."""
-    return _outstanding(ids, required)[0]
 
 
 def find_runs(ids: Sequence[int], required: Required) -> list[tuple[int, int] | None]:
@@ -91,7 +86,7 @@ def _outstanding(
     places = find_runs(ids, required)
     outstanding = [run for run, place in zip(required, places, strict=True) if place is None]
     last = max((place[1] for place in places if place is not None), default=0)
-    free = list(ids[last:]) if last == len(ids) else list(ids)
+    free = list(ids[last:])
     best: tuple[tuple[int, ...], int] | None = None
     for run in outstanding:
         for size in range(min(len(run) - 1, len(free)), 0, -1):

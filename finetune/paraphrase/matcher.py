@@ -52,7 +52,7 @@ class MatcherConfig:
     """Word pieces a sentence is cut to."""
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
-            max_steps=1000, batch_size=64, learning_rate=1e-3, eval_every=250, save_every=250, precision="fp32"
+            max_steps=1000, batch_size=64, learning_rate=1e-3, eval_every=250, save_every=250
         )
     )
     """The loop's settings; every `eval_every` steps dev is scored, and the weights of the best AUC are kept."""

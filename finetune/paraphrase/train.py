@@ -74,7 +74,6 @@ class ParaphraseConfig:
             eval_every=250,
             save_every=250,
             max_grad_norm=2.0,
-            precision="fp32",
         )
     )
     """The loop's settings; every `eval_every` steps dev is decoded, and the best weights are kept."""
