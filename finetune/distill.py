@@ -12,7 +12,7 @@ import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from kg.progress import progress
 from kg.sources import source_path
 
 if TYPE_CHECKING:
+    from ernie.distilling import InsideDistillation
     from ernie.training import TrainingResult
     from finetune.task_model import TaskModel
 
@@ -49,6 +50,8 @@ CACHE = "teacher-answers"
 class DistillConfig:
     """Which teacher, which student, and what of the teacher is learnt for how long."""
 
+    WITHOUT_EFFECT: ClassVar[tuple[str, ...]] = ("cache",)
+    """Keys that change nothing of what is written."""
     output: Path
     """Folder to write: the student, as `save_pretrained` writes it, and task.json."""
     teacher: Path
@@ -126,7 +129,6 @@ def run(config: DistillConfig) -> Path:
         pair = _prepare(config, writer)
         _check_teacher(config, pair, writer)
         _record_sizes(config, pair, writer)
-        writer.figures["matches"] = _explained(config, pair).splitlines()
         _learn(config, pair, writer)
         _record_test(config, pair, writer)
         _save(pair, writer.path)
@@ -136,12 +138,11 @@ def run(config: DistillConfig) -> Path:
 def explained(config: DistillConfig) -> str:
     """The match table: what is compared with what, through which projections, and each term's share of the loss on the
     first batch. Nothing is trained or written."""
-    writer = ArtifactWriter(path=Path(config.output))
-    return _explained(config, _prepare(config, writer))
+    pair = _prepare(config, ArtifactWriter(path=Path(config.output)))
+    return _explained(config, pair, fitted_inside(config, pair))
 
 
-def _explained(config: DistillConfig, pair: TeacherAndStudent) -> str:
-    inside = fitted_inside(config, pair)
+def _explained(config: DistillConfig, pair: TeacherAndStudent, inside: InsideDistillation) -> str:
     first = collate(pair.features["train"][: config.intermediate.batch_size], pad_token_id=pair.pad_token_id)
     values = inside.term_values(first, pair.teacher.model)
     return explain(pair.matches, settings=pair.settings, values=values)
@@ -173,8 +174,11 @@ def _prepare(config: DistillConfig, writer: ArtifactWriter) -> TeacherAndStudent
         student.task.model.attach_entity_table(trained_entity_table(config.teacher, config.vectors))
     trained = manifest.figures.get("trained_entities") or manifest.data["config"]
     writer.figures["trained_entities"] = {name: trained[name] for name in ("entity_control", "seed")}
-    settings = config.losses.resolved("two-stream" if student.two_stream else "bert")
     shapes = {"student": Shape.of(student.model.config), "teacher": Shape.of(teacher.model.config)}
+    settings = config.losses.resolved(
+        "two-stream" if student.two_stream else "bert",
+        teacher_knows=shapes["teacher"].two_stream and teacher.entities == "given",
+    )
     return TeacherAndStudent(
         teacher=teacher,
         student=student,
@@ -294,7 +298,9 @@ def _learn(config: DistillConfig, pair: TeacherAndStudent, writer: ArtifactWrite
     name = pair.teacher.spec.primary_metric
     results: dict[str, TrainingResult] = {}
     if config.phases != "prediction":
-        results["intermediate"] = learn_inside(config, pair, writer.path / CHECKPOINTS / "intermediate")
+        inside = fitted_inside(config, pair)
+        writer.figures["matches"] = _explained(config, pair, inside).splitlines()
+        results["intermediate"] = learn_inside(config, pair, inside, writer.path / CHECKPOINTS / "intermediate")
     if config.phases != "intermediate":
         folder = config.cache or writer.path / CACHE
         results["prediction"] = learn_answers(config, pair, writer.path / CHECKPOINTS / "prediction", folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,19 +96,13 @@ def _score(task: TaskModel, features: Features, batch_size: int, *, two_stream: 
     )
 
 
-def inside_of(pair: TeacherAndStudent) -> InsideDistillation:
-    """Student and projections of the first phase."""
-    return InsideDistillation(
-        pair.student.model, IntermediateLosses(pair.matches, settings=pair.settings), reading=pair.reading
-    )
-
-
 def fitted_inside(config: DistillConfig, pair: TeacherAndStudent) -> InsideDistillation:
-    """The same with its projections fitted to the first batches, nothing trained yet."""
+    """Student and projections, these fitted to the first batches; nothing is trained yet."""
     from ernie.training.reproducibility import isolated_randomness
 
     with isolated_randomness(config.seed):
-        inside = inside_of(pair)
+        losses = IntermediateLosses(pair.matches, settings=pair.settings)
+    inside = InsideDistillation(pair.student.model, losses, reading=pair.reading)
     batches = _batches(config, pair, config.intermediate)
     inside.fit_projections(
         [batches.batch(0, index) for index in range(min(FITTED_BATCHES, len(batches)))], pair.teacher.model
@@ -115,10 +110,11 @@ def fitted_inside(config: DistillConfig, pair: TeacherAndStudent) -> InsideDisti
     return inside
 
 
-def learn_inside(config: DistillConfig, pair: TeacherAndStudent, checkpoints: Path) -> TrainingResult:
+def learn_inside(
+    config: DistillConfig, pair: TeacherAndStudent, inside: InsideDistillation, checkpoints: Path
+) -> TrainingResult:
     """The first phase: embeddings, states, attentions or relations of the matched layers."""
     rate = config.projection_learning_rate
-    inside = fitted_inside(config, pair)
     return _train(
         inside,
         config.intermediate,
@@ -183,11 +179,13 @@ def ask_teacher(config: DistillConfig, pair: TeacherAndStudent, folder: Path) ->
     Raises:
         InputError: `folder` holds another teacher's answers, or answers to other examples.
     """
-    from ernie.teacher_cache import TeacherCache
+    from ernie.teacher_cache import TeacherCache, cache_bytes
 
     features = pair.features["train"]
     lengths = np.array(lengths_of(features))
     counts = lengths if pair.teacher.spec.of_tokens else np.ones(len(features), dtype=np.int64)
+    size = cache_bytes(counts, width=len(pair.teacher.label_to_id), dtype="<f4")
+    print(f"  the teacher's answers take {size / 2**20:.1f} MiB at most", file=sys.stderr, flush=True)
     cache = TeacherCache(
         folder,
         key={

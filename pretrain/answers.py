@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from ernie.heads import EntityHead, ErnieForPreTraining
 from ernie.losses.denoising_entity import entity_logits
 from ernie.losses.distillation import distribution_loss, sampled_distribution_loss
 from ernie.losses.matching import LossSettings
-from ernie.teacher_cache import TeacherCache
+from ernie.teacher_cache import TeacherCache, cache_bytes
 from ernie.training import derived_seed
 from kg.errors import InputError
 from kg.progress import track
@@ -219,6 +220,8 @@ def draw_answers(
         counts[DRAWN[0]][rows] = (batch["labels"] >= 0).sum(1).numpy()
         counts[DRAWN[1]][rows] = (batch["entity_labels"] >= 0).sum(1).numpy()
     width = int(key["num_draws"])
+    size = sum(cache_bytes(rows, width=width, dtype="<i4") for rows in counts.values())
+    print(f"  draws from the teacher's answers take {size / 2**20:.1f} MiB", file=sys.stderr, flush=True)
     caches = {
         name: TeacherCache(folder / name, key=key, counts=counts[name], width=width, dtype="<i4") for name in DRAWN
     }

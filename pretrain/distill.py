@@ -186,7 +186,9 @@ def _prepare(config: DistillConfig) -> _Pair:
     if isinstance(student, ErnieForPreTraining):
         student.attach_entity_table(table)
     shapes = {"student": Shape.of(student.config), "teacher": Shape.of(teacher.config)}
-    settings = config.losses.resolved("two-stream" if shapes["student"].two_stream else "bert")
+    settings = config.losses.resolved(
+        "two-stream" if shapes["student"].two_stream else "bert", teacher_knows=shapes["teacher"].two_stream
+    )
     matches = match_table(settings, layer_map=layer_map, **shapes)
     if config.cache is not None and matches:
         terms = ", ".join(dict.fromkeys(match.term for match in matches))

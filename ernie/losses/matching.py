@@ -54,9 +54,11 @@ PRESETS: dict[str, LossSettings] = {
         embedding=1.0, hidden=1.0, relation=1.0, entity_hidden=1.0, entity_relation=1.0, change=1.0
     ),
     "ernie-to-bert": LossSettings(embedding=1.0, hidden=1.0, relation=1.0, entity_hidden=1.0, delta_weight=1.0),
+    "bert-to-bert": LossSettings(embedding=1.0, hidden=1.0, relation=1.0),
 }
 """`tinybert`: the losses of the released code, value for value. `minilmv2`: relations of the last layers alone.
-`ernie-two-stream`: both streams and what entities change. `ernie-to-bert`: entities told to one that sees only text."""
+`ernie-two-stream`: both streams and what entities change. `ernie-to-bert`: entities told to one that sees only text.
+`bert-to-bert`: of a teacher that knows no entities."""
 
 TERMS = ("embedding", "hidden", "attention", "relation", "entity_hidden", "entity_relation", "change")
 """Terms that compare layers; `masked_lm` and `denoising_entity` compare the pre-training heads' answers."""
@@ -67,8 +69,8 @@ class LossConfig:
     """What is learnt of the teacher's inside: a preset, and what differs from it."""
 
     preset: str = ""
-    """`tinybert`, `minilmv2`, `ernie-two-stream` or `ernie-to-bert`; "": the one of the two last that fits the
-    student."""
+    """`tinybert`, `minilmv2`, `ernie-two-stream`, `ernie-to-bert` or `bert-to-bert`; "": the one of the three last that
+    fits student and teacher."""
     embedding: float | None = None
     """Factor of the embedding outputs' squared error, TinyBERT eq. 9; none, here and below: the preset's."""
     hidden: float | None = None
@@ -104,13 +106,14 @@ class LossConfig:
     gold_regression: bool | None = None
     """As the released TinyBERT: a regression learns the gold value, its teacher is not asked."""
 
-    def resolved(self, student: Kind) -> LossSettings:
-        """Every setting.
+    def resolved(self, student: Kind, *, teacher_knows: bool = True) -> LossSettings:
+        """Every setting. teacher_knows: whether the teacher reads entities.
 
         Raises:
             InputError: an unknown preset, a negative factor, entity terms that this student cannot learn.
         """
-        name = self.preset or {"bert": "ernie-to-bert", "two-stream": "ernie-two-stream"}[student]
+        usual = {"bert": "ernie-to-bert" if teacher_knows else "bert-to-bert", "two-stream": "ernie-two-stream"}
+        name = self.preset or usual[student]
         if name not in PRESETS:
             near = difflib.get_close_matches(name, PRESETS, n=1)
             raise InputError(

@@ -42,6 +42,7 @@ def test_a_config_has_every_setting_of_the_presets():
     settings = {field.name for field in dataclasses.fields(LossSettings)}
     assert {field.name for field in dataclasses.fields(LossConfig)} == settings | {"preset"}
     assert LossConfig().resolved("bert") == PRESETS["ernie-to-bert"]
+    assert LossConfig().resolved("bert", teacher_knows=False) == PRESETS["bert-to-bert"]
     assert LossConfig().resolved("two-stream") == PRESETS["ernie-two-stream"]
     assert LossConfig(preset="tinybert", hidden=0.5).resolved("bert").hidden == 0.5
 

@@ -243,6 +243,27 @@ SWAPS = 3
 """A seed that exchanges the two entities there are."""
 
 
+def test_a_teacher_without_entities_needs_no_vectors(world, pretrained, tmp_path):
+    """GLUE and the like: the usual losses are then those without entities, not an error about a stream."""
+    teacher = run.run(
+        run.FinetuneConfig(
+            output=tmp_path / "teacher",
+            task="entity_typing",
+            examples=world["examples"],
+            model=pretrained,
+            entities="none",
+            training=SHORT,
+            max_length=16,
+        )
+    )
+    given = {"examples": world["examples"], "teacher": teacher, "vectors": None}
+    figures = _figures(distill.run(_config(given, tmp_path / "student", min_teacher_gain=-1.0)))
+    assert {line.split()[0] for line in figures["matches"][1:]} == {"embedding", "hidden", "relation"}
+    assert figures["teacher_entity_table_bytes"] == 0
+    with pytest.raises(InputError, match="`vectors` must name"):
+        distill.run(_config({**world, "vectors": None}, tmp_path / "x"))
+
+
 def test_a_teacher_may_be_shown_no_or_wrong_entities(world, tmp_path):
     """The controls; that they change nothing else is what makes them controls."""
     seen = {}
