@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kg.artifact import write_artifact
+from kg.errors import InputError
 
 STAGE = "student import"
 
@@ -29,15 +30,22 @@ def run(config: ImportConfig) -> Path:
     """Writes a released TinyBERT as a folder that the stages and transformers take.
 
     Raises:
-        InputError: no released TinyBERT in the folder, or weights that do not fit.
+        InputError: no released TinyBERT or vocab.txt in the folder, or weights that do not fit.
     """
-    from ernie import ErnieTokenizer
+    from transformers import BertTokenizer
+
     from ernie.tinybert import load_tinybert
+
+    if not (config.folder / "vocab.txt").is_file():
+        raise InputError(
+            f"{config.folder}: no vocab.txt; a released TinyBERT comes with the word pieces of its teacher"
+        )
 
     with write_artifact(config, stage=STAGE) as writer:
         model = load_tinybert(config.folder)
         model.save_pretrained(writer.path)
-        ErnieTokenizer.from_pretrained(str(config.folder), {}).save_pretrained(writer.path)
+        # Its config names no model type by which AutoTokenizer could tell; all releases are uncased BERTs.
+        BertTokenizer.from_pretrained(str(config.folder)).save_pretrained(str(writer.path))
         writer.counts["parameters"] = sum(p.numel() for p in model.parameters())
         writer.headline = f"{type(model).__name__}, {writer.counts['parameters']:,} parameters"
     return config.output

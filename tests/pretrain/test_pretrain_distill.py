@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from ernie.students import StudentConfig
 from ernie.training import TrainingConfig
 from kg.artifact import open_artifact
 from kg.errors import InputError
-from pretrain import distill, prepare, student
+from pretrain import distill, import_tinybert, prepare, student
 from pretrain import run as pretraining
 from pretrain.answers import answers_of_teacher, draw_answers, masked_places
 
@@ -191,9 +192,8 @@ def test_a_teacher_near_chance_and_foreign_students_are_refused(made, world, mak
 
 def test_a_plain_bert_teaches_too(made, world, tmp_path):
     """The control without any knowledge: the same stage, another teacher."""
-    losses = LossConfig(preset="tinybert", attention=0.0)
-    folder = distill.run(_config(made, tmp_path / "student", teacher=str(world.base), losses=losses))
-    assert set(_figures(folder)["heldout_after"]) == {"loss", "embedding", "hidden"}
+    folder = distill.run(_config(made, tmp_path / "student", teacher=str(world.base)))
+    assert set(_figures(folder)["heldout_after"]) == {"loss", "embedding", "hidden", "relation"}
 
 
 def test_explaining_writes_nothing(made, tmp_path):
@@ -218,3 +218,23 @@ def test_a_student_is_built_and_measured_before_training(made, tmp_path, capsys)
     assert ernie.ErnieForPreTraining.from_pretrained(folder).config.hidden_size == 8
     with pytest.raises(InputError, match="leave out"):
         student.run(dataclasses.replace(config, student=StudentConfig(vocabulary="seen")))
+
+
+def test_a_released_tinybert_becomes_a_folder_that_the_stages_take(made, world, tmp_path):
+    """Its config has no model_type and its folder no tokenizer.json, by which nothing would recognise it."""
+    base = BertForPreTraining.from_pretrained(world.base)
+    released = tmp_path / "released"
+    released.mkdir()
+    fields = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+              "max_position_embeddings")  # fmt: skip
+    described = {name: getattr(base.config, name) for name in fields}
+    (released / "config.json").write_text(json.dumps({**described, "cell": {}, "emb_size": 16}))
+    fit = {"fit_dense.weight": torch.zeros(32, 16), "fit_dense.bias": torch.zeros(32)}
+    torch.save({**base.state_dict(), **fit}, released / "pytorch_model.bin")
+    config = import_tinybert.ImportConfig(output=tmp_path / "tinybert", folder=released)
+    with pytest.raises(InputError, match=r"no vocab\.txt"):
+        import_tinybert.run(config)
+    (released / "vocab.txt").write_bytes((world.base / "vocab.txt").read_bytes())
+    folder = import_tinybert.run(config)
+    student_folder = distill.run(_config(made, tmp_path / "s", student=StudentConfig(folder=str(folder), num_layers=2)))
+    assert BertModel.from_pretrained(student_folder).config.hidden_size == 16
