@@ -156,8 +156,6 @@ def student_of(task: str, variant: str, plan: Plan, *, seed: int) -> Path:
         return output
     knows = plan.knows(task) and variant != "C1"
     settings = dict(VARIANTS[variant])
-    if not knows and "losses" not in settings:
-        settings["losses"] = LossConfig(entity_hidden=0.0, delta_weight=0.0)
     steps = ANSWER_STEPS + (INSIDE_STEPS if variant == "C0" else 0)
     return distill.run(
         distill.DistillConfig(

@@ -83,8 +83,9 @@ def test_int8_is_smaller_and_near(plain, plain_onnx, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parity
-def test_a_two_stream_model_takes_any_number_of_entities(tmp_path):
-    """Texts without any linked entity are common and an axis of length 0 is what exporters get wrong."""
+def test_a_two_stream_model_takes_any_number_of_entities_and_its_heads_spans(tmp_path):
+    """Texts without any linked entity are common and an axis of length 0 is what exporters get wrong; a span made$
+    a constant answers for the traced one alone."""
     torch.manual_seed(0)
     config = ErnieConfig(
         **SHAPE,
@@ -93,13 +94,16 @@ def test_a_two_stream_model_takes_any_number_of_entities(tmp_path):
         num_entity_attention_heads=2,
         layer_types=["mix", "fuse"],
         problem_type="single_label_classification",
+        pooling="mean",
+        num_spans=1,
     )
     model = ErnieForEntityTyping(config).eval()
-    sample = _batch(3, 7, entities=2)
+    sample = {**_batch(3, 7, entities=2), "spans": torch.tensor([[[0, 2]], [[1, 2]], [[0, 1]]])}
     predictor = OrtPredictor(export_onnx(model, tmp_path / "model.onnx", batch=sample))
     reference = TorchPredictor(model, input_names=input_names_of(sample))
     for size, length, entities in [(3, 7, 2), (2, 5, 0), (1, 9, 4)]:
-        batch = _batch(size, length, entities=entities, seed=length)
+        spans = torch.tensor([[[0, 1 + row]] for row in range(size)])
+        batch = {**_batch(size, length, entities=entities, seed=length), "spans": spans}
         torch.testing.assert_close(predictor(batch), reference(batch), atol=1e-5, rtol=1e-5)
 
 
