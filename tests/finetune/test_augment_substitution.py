@@ -202,6 +202,16 @@ def test_both_texts_of_a_pair_vary_apart_and_labels_stay():
         assert copy.text[copy.links[0].start : copy.links[0].end] == "Cat"
 
 
+def test_a_text_that_cannot_be_varied_stays_beside_the_other():
+    """An augmenter may find nothing for one text of a pair; the other's variations are still worth having."""
+
+    def only_first(passages, *, copies, seed):
+        return [[Rewriting(text="young house")] if p.key.endswith(":text") else [] for p in passages]
+
+    (_, copy) = stage.augmented(EXAMPLES[1:], only_first, copies=3, seed=0)
+    assert (copy.text, copy.text_pair) == ("young house", "the young bird")
+
+
 def test_the_stage_writes_examples_that_every_stage_reads(tmp_path, model, make_examples):
     """Beside train everything is as it was; the same seed gives the same bytes."""
     examples = make_examples(train=EXAMPLES, dev=EXAMPLES[:1], test=EXAMPLES[1:])
