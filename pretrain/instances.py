@@ -13,12 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ernie.inputs import IGNORED
 from pretrain.sentences import sentence_starts
 from pretrain.wordpieces import PieceCutter, Pieces
 
-NEXT, RANDOM = 0, 1
-"""Labels of next-sentence prediction, as in BERT."""
+NEXT, RANDOM, IGNORED = 0, 1, -100
+"""Labels of next-sentence prediction, as in BERT, and of no pair (as `ernie.inputs.IGNORED`, which loads torch)."""
 
 
 @dataclass(frozen=True, slots=True)

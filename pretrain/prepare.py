@@ -7,9 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +18,12 @@ from kg.progress import progress
 from kg.sources import resolve_source, source_path
 from kg.split import split_of
 from pretrain.dataset import write_index
-from pretrain.shards import SPLITS, Layout, Recipe, Tally, prepare_unit, shard_name, tally_path
-from pretrain.sources import Reading, Unit, aligned_units, dataset_units, linked_units
-from pretrain.wordpieces import PieceCutter
+from pretrain.shards import SPLITS, Layout, Recipe, Tally, entity_rows, prepare_units, shard_name, tally_path
+from pretrain.sources import Unit, aligned_units, dataset_units, linked_units
 
 STAGE = "pretrain prepare"
+VOCABULARY = "vocabulary.txt"
+"""Of a vectors artifact: the entity of each row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,19 +92,18 @@ def run(config: PrepareConfig) -> Path:
     with write_artifact(config, stage=STAGE, resumable=True) as writer:
         open_artifact(config.vectors, stage="kg embed")
         units = _units(config)
-        tokenizer = load_tokenizer(resolve_source(config.tokenizer), {})
-        total, began = Tally(), time.perf_counter()
-        made = 0
+        recipe, described = _recipe(config)
+        total, began, made, memory = Tally(), time.perf_counter(), 0, 0
         with progress("preparing shards", len(units)) as bar:
-            for tally, is_new in _tallies(units, config, writer.path):
+            for tally, worker_memory in _tallies(units, recipe, config.processes, writer.path):
                 total.add(tally)
-                made += tally.counts["bytes"] * is_new
+                made += tally.counts["bytes"] * (worker_memory > 0)
+                memory = max(memory, worker_memory)
                 bar.advance()
         seconds = time.perf_counter() - began
-        rows = read_entity_rows(config.vectors)
-        described = {**describe_tokenizer(tokenizer), **describe_entities(rows), "max_length": config.max_length}
         _write_indexes(units, described, writer.path)
-        _report(total, made / 1e6 / seconds, config, writer)
+        writer.figures.update(megabytes_per_second=round(made / 1e6 / seconds, 3), worker_memory_bytes=memory)
+        _report(total, writer)
     return config.output
 
 
@@ -119,49 +117,21 @@ def _units(config: PrepareConfig) -> list[Unit]:
     return dataset_units(config.dataset, **columns)
 
 
-def _tallies(units: list[Unit], config: PrepareConfig, folder: Path) -> Iterator[tuple[Tally, bool]]:
-    """The tally of every unit in order, and whether it was made now; units of an interrupted run are not made again."""
+def _tallies(units: list[Unit], recipe: Recipe, processes: int, folder: Path) -> Iterator[tuple[Tally, int]]:
+    """The tally of every unit in order, and the memory of the process that made it now; units of an interrupted run are
+    not made again, their memory is 0."""
     waiting = [unit for unit in units if not tally_path(folder, unit.number).exists()]
     new = {unit.number for unit in waiting}
-    finished = _in_processes(waiting, config, folder) if config.processes > 1 else _here(waiting, config, folder)
+    finished = prepare_units(waiting, recipe, folder, processes=processes)
     for unit in units:
-        if unit.number in new:
-            next(finished)
-        yield Tally.from_json(tally_path(folder, unit.number).read_text(encoding="utf-8")), unit.number in new
+        memory = next(finished) if unit.number in new else 0
+        yield Tally.from_json(tally_path(folder, unit.number).read_text(encoding="utf-8")), memory
 
 
-def _here(units: list[Unit], config: PrepareConfig, folder: Path) -> Iterator[None]:
-    tools = _tools(config) if units else None
-    for unit in units:
-        assert tools is not None, "made for the first unit"
-        prepare_unit(unit, *tools, folder)
-        yield
-
-
-def _in_processes(units: list[Unit], config: PrepareConfig, folder: Path) -> Iterator[None]:
-    """Processes are started afresh: a forked child of a process that has used torch hangs."""
-    with ProcessPoolExecutor(
-        config.processes, mp_context=get_context("spawn"), initializer=_open_worker, initargs=(config,)
-    ) as pool:
-        yield from pool.map(_prepare_in_worker, units, [folder] * len(units))
-
-
-_worker: tuple[Recipe, Reading] | None = None
-
-
-def _open_worker(config: PrepareConfig) -> None:
-    global _worker
-    _worker = _tools(config)
-
-
-def _prepare_in_worker(unit: Unit, folder: Path) -> None:
-    assert _worker is not None, "opened when the process began"
-    prepare_unit(unit, *_worker, folder)
-
-
-def _tools(config: PrepareConfig) -> tuple[Recipe, Reading]:
-    """What every unit needs, made once a process."""
-    fast: Any = load_tokenizer(resolve_source(config.tokenizer), {}).fast_tokenizer
+def _recipe(config: PrepareConfig) -> tuple[Recipe, dict[str, Any]]:
+    """How to make instances, and what their readers must know of the tokenizer and the graph."""
+    tokenizer = load_tokenizer(resolve_source(config.tokenizer), {})
+    fast: Any = tokenizer.fast_tokenizer
     recipe = Recipe(
         layout=config.layout,
         max_length=config.max_length,
@@ -174,17 +144,19 @@ def _tools(config: PrepareConfig) -> tuple[Recipe, Reading]:
         vocab_size=len(fast),
         cls_token_id=fast.cls_token_id,
         sep_token_id=fast.sep_token_id,
+        unknown_token_id=fast.mask_token_id if fast.unk_token_id is None else fast.unk_token_id,
+        tokenizer=fast.backend_tokenizer.to_str(),
+        entities=config.vectors / VOCABULARY,
     )
-    unknown = fast.unk_token_id if fast.unk_token_id is not None else fast.mask_token_id
-    reading = Reading(PieceCutter(fast.backend_tokenizer), fast.get_vocab(), read_entity_rows(config.vectors), unknown)
-    return recipe, reading
+    rows = read_entity_rows(config.vectors)
+    described = {**describe_tokenizer(tokenizer), **describe_entities(rows), "max_length": config.max_length}
+    return recipe, described
 
 
 def read_entity_rows(vectors: Path) -> dict[str, int]:
     """Entity identifier -> row of the vectors, 1 …, from `vocabulary.txt`."""
     open_artifact(vectors, stage="kg embed")
-    names = (vectors / "vocabulary.txt").read_text(encoding="utf-8").split("\n")
-    return {name: row for row, name in enumerate(names, start=1) if name}
+    return entity_rows(vectors / VOCABULARY)
 
 
 def load_tokenizer(folder: Path, entity_rows: dict[str, int]) -> ErnieTokenizer:
@@ -234,7 +206,7 @@ def _unit_counts(folder: Path, unit: Unit) -> Counter[str]:
     return Tally.from_json(tally_path(folder, unit.number).read_text(encoding="utf-8")).counts
 
 
-def _report(total: Tally, megabytes_per_second: float, config: PrepareConfig, writer: ArtifactWriter) -> None:
+def _report(total: Tally, writer: ArtifactWriter) -> None:
     """Counts and statistics into the manifest.
 
     Raises:
@@ -252,7 +224,6 @@ def _report(total: Tally, megabytes_per_second: float, config: PrepareConfig, wr
         )
     for split in SPLITS:
         writer.figures[split] = _statistics(split, total)
-    writer.figures["megabytes_per_second"] = round(megabytes_per_second, 3)
     per_instance = writer.figures["train"]["entities_per_instance"]
     writer.headline = f"{counts['train_instances']:,} instances, {per_instance:.1f} entities each"
 

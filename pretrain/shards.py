@@ -1,17 +1,24 @@
-"""One unit of a source to one shard of instances a split: the work that processes share out."""
+"""One unit of a source to one shard of instances a split: the work that processes share out.
+
+Nothing here loads torch or transformers, so that a process starts in a moment and stays small.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import tokenizers
 
-from ernie.training.reproducibility import keyed_generator
+from kg.artifact import peak_memory_bytes
 from kg.split import split_of
 from pretrain.dataset import ShardWriter
 from pretrain.instances import (
@@ -27,6 +34,7 @@ from pretrain.instances import (
     split_long,
 )
 from pretrain.sources import Block, Reading, Unit, read_unit
+from pretrain.wordpieces import PieceCutter
 
 SPLITS = ("train", "dev")
 PAIR_SPECIALS, PACKED_SPECIALS = 3, 2
@@ -37,7 +45,10 @@ Layout = Literal["pairs", "packed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How documents become instances (fields as in PrepareConfig), and the two pieces that frame them."""
+    """How documents become instances (fields as in PrepareConfig), and by which word pieces and entity rows.
+
+    tokenizer: a `tokenizers` tokenizer as JSON. entities: file that names the entity of row 1, 2 … a line each.
+    """
 
     layout: Layout
     max_length: int
@@ -50,6 +61,9 @@ class Recipe:
     vocab_size: int
     cls_token_id: int
     sep_token_id: int
+    unknown_token_id: int
+    tokenizer: str
+    entities: Path
 
     @property
     def room(self) -> int:
@@ -93,6 +107,51 @@ class Tally:
         return cls(**{name: Counter(values) for name, values in json.loads(text).items()})
 
 
+def prepare_units(units: Sequence[Unit], recipe: Recipe, folder: Path, *, processes: int) -> Iterator[int]:
+    """Prepares every unit; yields, in the units' order, the highest memory of the process that did it so far, in bytes.
+
+    With a single process this one does it, else others that are started afresh (a forked child of a process that has
+    used torch hangs).
+    """
+    if processes == 1:
+        reading = read_with(recipe) if units else None
+        for unit in units:
+            assert reading is not None, "made for the first unit"
+            prepare_unit(unit, recipe, reading, folder)
+            yield peak_memory_bytes()
+        return
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=_open_worker, initargs=(recipe, folder)
+    ) as pool:
+        yield from pool.map(_prepare_in_worker, units)
+
+
+_worker: tuple[Recipe, Reading, Path] | None = None
+
+
+def _open_worker(recipe: Recipe, folder: Path) -> None:
+    global _worker
+    _worker = recipe, read_with(recipe), folder
+
+
+def _prepare_in_worker(unit: Unit) -> int:
+    assert _worker is not None, "opened when the process began"
+    prepare_unit(unit, *_worker)
+    return peak_memory_bytes()
+
+
+def read_with(recipe: Recipe) -> Reading:
+    """What readers need, made once a process."""
+    backend = tokenizers.Tokenizer.from_str(recipe.tokenizer)
+    return Reading(PieceCutter(backend), backend.get_vocab(), entity_rows(recipe.entities), recipe.unknown_token_id)
+
+
+def entity_rows(names: Path) -> dict[str, int]:
+    """Entity identifier -> row of the vectors, 1 …, from the file that names them a line each."""
+    lines = names.read_text(encoding="utf-8").split("\n")
+    return {name: row for row, name in enumerate(lines, start=1) if name}
+
+
 def shard_name(number: int) -> str:
     return f"shard-{number:05d}.arrow"
 
@@ -117,7 +176,7 @@ def prepare_unit(unit: Unit, recipe: Recipe, reading: Reading, folder: Path) -> 
         for number, block in enumerate(read_unit(unit, reading, tally.dropped)):
             tally.counts.update(characters=block.characters, bytes=block.bytes)
             for split, documents in _by_split(block, recipe, tally).items():
-                generator = keyed_generator(recipe.seed, "pairs", split, unit.number, number)
+                generator = _generator(recipe.seed, "pairs", split, unit.number, number)
                 made = instances_of(documents, generator, recipe, tally.dropped)
                 if made is not None:
                     tally.count(split, made)
@@ -127,6 +186,12 @@ def prepare_unit(unit: Unit, recipe: Recipe, reading: Reading, folder: Path) -> 
     done = tally_path(folder, unit.number)
     done.with_suffix(".tmp").write_text(tally.to_json(), encoding="utf-8")
     done.with_suffix(".tmp").rename(done)
+
+
+def _generator(*keys: int | str) -> np.random.Generator:
+    """A generator of its own for every tuple of keys."""
+    digest = hashlib.blake2b(json.dumps(keys).encode(), digest_size=8).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "big")))
 
 
 def _by_split(block: Block, recipe: Recipe, tally: Tally) -> Mapping[str, list[EncodedDocument]]:

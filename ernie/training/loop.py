@@ -10,8 +10,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ernie.errors import InputError
+from ernie.training.accumulation import Accumulator, ComputeLosses, CountTargets
 from ernie.training.bad_steps import RECENT, not_finite, spike
 from ernie.training.batches import Batches, part_of
 from ernie.training.checkpointing import (
@@ -42,17 +41,14 @@ from ernie.training.precision import Precision, choose_precision
 from ernie.training.processes import (
     gathered,
     make_accelerator,
+    of_first_process,
     shard,
     slice_optimizer_state,
     sum_over_processes,
-    synchronise_gradients,
 )
 from ernie.training.record import Record, StoppedBy, TrainingResult
-from ernie.training.reproducibility import derived_seed, isolated_randomness
+from ernie.training.reproducibility import isolated_randomness
 
-Losses = dict[str, Tensor]
-Sums = dict[str, tuple[float, float]]
-ComputeLosses = Callable[[nn.Module, dict[str, Tensor]], "Losses | tuple[Losses, Sums]"]
 BEST = "best.safetensors"
 
 
@@ -75,7 +71,7 @@ def train(
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
     parameter_groups: ParameterGroups | None = None,
-    count_targets: Callable[[Mapping[str, Tensor]], Mapping[str, float]] | None = None,
+    count_targets: CountTargets | None = None,
     loss_weights: Mapping[str, float] | None = None,
     trainable_from: Callable[[str], int] | None = None,
     evaluate_at_start: bool = False,
@@ -144,17 +140,6 @@ def train(
     return result
 
 
-@dataclass(slots=True)
-class _Step:
-    """One step before it is taken. losses: of all processes. sums: figures, name -> (sum, count). worst: this process's
-    batch with the highest loss, or the first with one that is not finite."""
-
-    losses: dict[str, float]
-    sums: Sums
-    tokens: int
-    worst: dict[str, Tensor]
-
-
 class _Loop:
     """The parts of one call of `train`."""
 
@@ -169,7 +154,7 @@ class _Loop:
         *,
         evaluate: Callable[[nn.Module], dict[str, float]] | None,
         on_step: Callable[[int, dict[str, float]], None] | None,
-        count_targets: Callable[[Mapping[str, Tensor]], Mapping[str, float]] | None,
+        count_targets: CountTargets | None,
         loss_weights: Mapping[str, float],
         trainable_from: Callable[[str], int] | None,
         keep_best: str | None,
@@ -205,7 +190,7 @@ class _Loop:
             self.resumed_from = self.state.step
             self.precision = Precision(**checkpoint.state["precision"])
         else:
-            self.precision = choose_precision(self.config.precision, self.accelerator.device)
+            self.precision = of_first_process(choose_precision(self.config.precision, self.accelerator.device))
         if sharded:
             self.wrapped, self.optimizer = self.model, self.accelerator.prepare(optimizer)
         else:
@@ -213,6 +198,18 @@ class _Loop:
         if checkpoint is not None:
             state = slice_optimizer_state(checkpoint.optimizer, optimizer) if sharded else checkpoint.optimizer
             self.optimizer.load_state_dict(state)
+        self.accumulator = Accumulator(
+            model=self.model,
+            wrapped=self.wrapped,
+            accelerator=self.accelerator,
+            batches=self.batches,
+            compute_losses=self.compute_losses,
+            count_targets=self.count_targets,
+            loss_weights=self.loss_weights,
+            num_batches=self.config.gradient_accumulation,
+            bf16=self.precision.name == "bf16",
+            seed=self.seed,
+        )
         if self.tracker is not None:
             self.accelerator.init_trackers("training", config={"seed": self.seed, **dataclasses.asdict(self.config)})
 
@@ -250,7 +247,7 @@ class _Loop:
         if self.evaluate is None:
             return
         self.model.eval()
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self.accumulator.autocast():
             figures = self.evaluate(self.model)
         self.state.evaluations.append({"step": self.state.step, **figures})
         self._track({f"heldout/{name}": value for name, value in figures.items()})
@@ -273,7 +270,8 @@ class _Loop:
         factor = learning_rate_factor(state.step, max_steps=config.max_steps, warmup_ratio=config.warmup_ratio)
         rate = set_learning_rates(self.optimizer, factor)
         self.model.train()
-        step = self._accumulate()
+        step = self.accumulator.gradients(state.step)
+        state.loading += step.loading
         figures = {**step.losses, "grad_norm": self._clip()}
         if self._is_bad(figures, step.worst):
             state.skipped += 1
@@ -301,88 +299,6 @@ class _Loop:
         if norm is None:
             return 0.0
         return float(gathered({"norm": norm})["norm"])
-
-    def _accumulate(self) -> _Step:
-        """Gradients of one optimiser step."""
-        count = self.config.gradient_accumulation
-        started = time.perf_counter()
-        group = [self._fetch(index) for index in range(count)]
-        self.state.loading += time.perf_counter() - started
-        shares, without_target = self._shares(group)
-        parts: dict[str, float] = {"loss": 0.0}
-        sums: dict[str, list[float]] = {}
-        worst, highest = group[0], -math.inf
-        for index, (batch, share) in enumerate(zip(group, shares, strict=True)):
-            torch.manual_seed(derived_seed(self.seed, self.state.step, index, self.rank))
-            losses, figures, total = self._backward(batch, share, last=index + 1 == count)
-            for name, loss in losses.items():
-                if name != "loss" and name not in without_target:
-                    part = share.get(name, share["loss"])
-                    parts[name] = parts.get(name, 0.0) + (part * float(loss.detach()) if part else 0.0)
-            parts["loss"] += total
-            for name, (value, targets) in figures.items():
-                kept = sums.setdefault(name, [0.0, 0.0])
-                kept[0], kept[1] = kept[0] + value, kept[1] + targets
-            if not total <= highest:
-                worst, highest = batch, total if math.isfinite(total) else math.inf
-        return _Step(
-            sum_over_processes(self.accelerator, parts),
-            self._sum_figures(sums),
-            sum(_tokens(batch) for batch in group),
-            worst,
-        )
-
-    def _backward(
-        self, batch: dict[str, Tensor], share: Mapping[str, float], *, last: bool
-    ) -> tuple[Losses, Sums, float]:
-        """Losses and figures of one batch, and its part of the step's loss, whose gradient is added.
-
-        Processes average their gradients, so each multiplies its part by their number.
-        """
-        synchronise_gradients(self.model, last)
-        with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-            with self._autocast():
-                found = self.compute_losses(self.wrapped, batch)
-            losses, figures = found if isinstance(found, tuple) else (found, {})
-            total = self._total(losses, share)
-            if total.requires_grad:
-                self.accelerator.backward(total * self.world)
-        return losses, figures, float(total.detach())
-
-    def _fetch(self, index: int) -> dict[str, Tensor]:
-        """Batch `index` of this step."""
-        number = self.state.step * self.config.gradient_accumulation + index
-        batch = self.batches.batch(*divmod(number, len(self.batches)))
-        return {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
-
-    def _shares(self, group: list[dict[str, Tensor]]) -> tuple[list[dict[str, float]], set[str]]:
-        """What part of the step's targets each batch holds, by loss name (`loss`: by examples), of all processes'; and
-        the losses for which there is none."""
-        counts = [{"loss": float(len(next(iter(batch.values()))))} for batch in group]
-        if self.count_targets is not None:
-            counts = [{**count, **self.count_targets(batch)} for count, batch in zip(counts, group)]
-        totals = sum_over_processes(
-            self.accelerator, {name: sum(count[name] for count in counts) for name in counts[0]}
-        )
-        shares = [{name: value / totals[name] for name, value in count.items() if totals[name]} for count in counts]
-        return shares, {name for name, total in totals.items() if not total}
-
-    def _total(self, losses: Losses, share: Mapping[str, float]) -> Tensor:
-        """This batch's part of the step's loss. A loss of weight 0 takes part with a gradient of 0, and among several
-        processes so does one without a target: what one process has a gradient for, all must have."""
-        if self.count_targets is None:
-            return losses["loss"] * share["loss"]
-        terms = [
-            self.loss_weights.get(name, 1.0) * share.get(name, 0.0) * loss
-            for name, loss in losses.items()
-            if name != "loss" and (share.get(name) or self.world > 1)
-        ]
-        return torch.stack(terms).sum() if terms else torch.zeros(())
-
-    def _sum_figures(self, sums: Mapping[str, list[float]]) -> Sums:
-        flat = {f"{name} {part}": value for name, pair in sums.items() for part, value in enumerate(pair)}
-        everyone = sum_over_processes(self.accelerator, flat)
-        return {name: (everyone[f"{name} 0"], everyone[f"{name} 1"]) for name in sums}
 
     def _close_window(self, rate: float) -> None:
         """At every log_every-th step the window becomes one entry of the history."""
@@ -442,9 +358,6 @@ class _Loop:
                     f"use the same, or delete the folder to start anew"
                 )
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.precision.name == "bf16")
-
     def _is_bad(self, figures: Mapping[str, float], batch: Mapping[str, Tensor]) -> bool:
         """Whether the step is not to be taken; its batch is then in a file. All processes answer alike.
 
@@ -465,11 +378,3 @@ class _Loop:
             f"training stopped at step {self.state.step + 1}: {wrong}; the batch is in {path}; look at its inputs, "
             f"lower training.learning_rate (now {self.config.learning_rate}), or set training.on_bad_step to skip"
         )
-
-
-def _tokens(batch: Mapping[str, Tensor]) -> int:
-    """Real word pieces of a batch; its examples where it holds none."""
-    if "attention_mask" in batch:
-        return int(batch["attention_mask"].sum())
-    tensor = batch.get("input_ids", next(iter(batch.values())))
-    return tensor.numel() if "input_ids" in batch else len(tensor)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, KwargsHandler
+from accelerate.utils import DistributedDataParallelKwargs, KwargsHandler, broadcast_object_list
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -38,6 +38,13 @@ def sum_over_processes(accelerator: Accelerator, values: Mapping[str, float]) ->
         torch.tensor([values[n] for n in names], dtype=torch.float64, device=accelerator.device)
     )
     return dict(zip(names, summed.tolist(), strict=True))
+
+
+def of_first_process(value: Any) -> Any:
+    """What the first process gives (any picklable value), the same in all."""
+    shared = [value]
+    broadcast_object_list(shared)
+    return shared[0]
 
 
 def shard(model: nn.Module, groups: ParameterGroups) -> ParameterGroups:

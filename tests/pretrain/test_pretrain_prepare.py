@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -134,7 +136,7 @@ def test_an_interrupted_run_goes_on_behind_its_finished_shards(world, several, t
         units.append(unit.number)
         prepare_unit(unit, *rest)
 
-    monkeypatch.setattr("pretrain.prepare.prepare_unit", dying)
+    monkeypatch.setattr("pretrain.shards.prepare_unit", dying)
     with pytest.raises(KeyboardInterrupt):
         prepare(world, tmp_path / "out", linked=several)
     assert not (tmp_path / "out").exists()
@@ -143,6 +145,13 @@ def test_an_interrupted_run_goes_on_behind_its_finished_shards(world, several, t
     assert files_of(tmp_path / "out") == files_of(tmp_path / "straight")
     straight = open_artifact(tmp_path / "straight", stage="pretrain prepare")
     assert (manifest.counts, manifest.dropped) == (straight.counts, straight.dropped)
+
+
+def test_a_worker_loads_neither_torch_nor_transformers():
+    """Each costs a process 200 MB and seconds; one import too many in what workers run brings both."""
+    code = "import sys, pretrain.shards; print([n for n in ('torch', 'transformers', 'ernie') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "[]"
 
 
 def test_blocks_are_small_whatever_the_shard(world, several, tmp_path, monkeypatch):

@@ -6,11 +6,14 @@ import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoTokenizer
 
+from ernie.conversion import ernie_from_bert
 from ernie.entity_table import EntityTable
 from ernie.heads import ErnieForPreTraining
 from ernie.training import ExampleBatches, TrainingConfig
@@ -21,9 +24,10 @@ from pretrain import prepare
 from pretrain.checks import require_matching
 from pretrain.collate import PretrainingCollate
 from pretrain.dataset import Instances
+from pretrain.flops import TextShape, training_flops
 from pretrain.masking import Masking, MaskingRates
 from pretrain.model import PretrainingModel
-from pretrain.objectives import ObjectiveWeights
+from pretrain.objectives import Objectives, ObjectiveWeights
 from pretrain.run import REPLACEMENT_HEAD, PretrainConfig, parameter_groups, run, starts_fresh
 
 TRAINING = TrainingConfig(max_steps=12, batch_size=8, learning_rate=5e-3, log_every=4, save_every=5, precision="fp32")
@@ -211,8 +215,6 @@ def test_a_lower_layer_learns_more_slowly(config, world):
 
 
 def parts_of(config, world) -> PretrainingModel:
-    from ernie.conversion import ernie_from_bert
-
     return PretrainingModel(ernie_from_bert(world.base, entity_size=8))
 
 
@@ -433,6 +435,29 @@ def test_a_damaged_instance_shard_is_named_and_nothing_is_written(config, instan
     with pytest.raises(InputError, match=r"shard-00000\.arrow"):
         run(dataclasses.replace(config, instances=copy))
     assert not config.output.exists()
+
+
+def test_flops_are_those_that_torch_counts(instances, world):
+    """Of one instance, forward and backward. Frozen vectors want no gradient, so torch counts a little less."""
+    split = Instances(instances / "train")
+    row = int(np.argmax(split.num_entities))
+    batch = PretrainingCollate(split, seed=0)([split[row]], 0, np.array([row]))
+    ernie = ernie_from_bert(world.base, entity_size=8, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    ernie.attach_entity_table(EntityTable.open(world.vectors))
+    ernie.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter:
+        Objectives(ObjectiveWeights()).measure(PretrainingModel(ernie), batch)[0]["loss"].backward()
+    pieces, entities = batch["input_ids"].shape[1], batch["entity_positions"].shape[1]
+    shape = TextShape(
+        pieces=pieces,
+        squared_pieces=pieces**2,
+        masked=int((batch["labels"] != -100).sum()),
+        entities=entities,
+        squared_entities=entities**2,
+        candidates=len(batch["entity_candidate_ids"]),
+    )
+    expected = training_flops(ernie.config, shape)
+    assert 0.93 * expected < counter.get_total_flops() <= expected
 
 
 def test_a_batch_is_the_same_whenever_it_is_asked_for(instances):
