@@ -287,6 +287,10 @@ def _train(parts: _Parts, config: PretrainConfig, checkpoints: Path) -> Training
             seed=config.seed,
             text_only=text_only,
         )
+    if config.keep_best and evaluate is None:
+        raise InputError(
+            f"keep_best {config.keep_best} needs held-out instances; there are none, or heldout_instances is 0"
+        )
     frozen = config.freeze_text_steps
     tracker = _tracker(config.tracker)
     with progress("pre-training", config.training.max_steps) as shown:

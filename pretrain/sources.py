@@ -107,9 +107,28 @@ def dataset_units(path: Path, *, text: str, mentions: str, name: str | None) -> 
     missing = [column for column in wanted if column not in table.column_names]
     if missing:
         raise InputError(f"{path}: expected columns {wanted}, {missing} are missing; it has {table.column_names}")
+    _require_mentions(table.features.arrow_schema.field(mentions), path)
     settings = {"text": text, "mentions": mentions, "name": name}
     starts = range(0, max(1, len(table)), UNIT_ROWS)
     return [Unit(n, "dataset", path, {**settings, "first": start}) for n, start in enumerate(starts)]
+
+
+def _require_mentions(column: pa.Field, path: Path) -> None:
+    """
+    Raises:
+        InputError: the column holds no lists of structs with start, end and entity (lists that are all empty may be of
+            anything).
+    """
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        if pa.types.is_null(kind.value_type):
+            return
+        names = [field.name for field in kind.value_type] if pa.types.is_struct(kind.value_type) else []
+        if {"start", "end", "entity"} <= set(names):
+            return
+    raise InputError(
+        f"{path}: column {column.name!r} must hold lists of {{start, end, entity}}, perhaps with score; it is {kind}"
+    )
 
 
 def read_unit(unit: Unit, reading: Reading, dropped: Counter[str]) -> Iterator[Block]:
@@ -200,8 +219,11 @@ def _in_blocks(tables: Iterator[pa.Table], text: str) -> Iterator[pa.Table]:
 
 def _mentions_of(column: pa.Array, entity_rows: Mapping[str, int]) -> Mentions:
     """list<struct<start, end, entity, score?>> as flat columns, ordered by document and start."""
-    counts = np.diff(column.offsets.to_numpy()) if column.null_count == 0 else _list_sizes(column)
+    counts = column.value_lengths().fill_null(0).to_numpy()
     flat = column.flatten()
+    if not len(flat):
+        none = np.empty(0, dtype=np.int64)
+        return Mentions(none, none, none, none, none.astype(np.float32))
     entity = flat.field("entity").cast(pa.string()).dictionary_encode()
     rows = np.array([entity_rows.get(name, 0) for name in entity.dictionary.to_pylist()], dtype=np.int64)
     known = entity.indices.fill_null(len(rows)).to_numpy()
@@ -214,21 +236,18 @@ def _mentions_of(column: pa.Array, entity_rows: Mapping[str, int]) -> Mentions:
     return mentions.take(np.lexsort((starts, document)))
 
 
-def _list_sizes(column: pa.Array) -> np.ndarray:
-    return column.value_lengths().fill_null(0).to_numpy()
-
-
 def _read_aligned(unit: Unit, reading: Reading, dropped: Counter[str]) -> Iterator[Block]:
     entity_path = _entities_beside(unit.path)
     to_ids = _piece_numbers if unit.settings["tokens"] == "ids" else _piece_names
     names: list[str] = []
     documents: list[EncodedDocument] = []
     pieces = size = 0
-    with unit.path.open(encoding="utf-8", newline="\n") as tokens, entity_path.open(encoding="utf-8") as entities:
-        for number, (left, right) in enumerate(itertools.zip_longest(tokens, entities), start=1):
+    with unit.path.open("rb") as tokens, entity_path.open("rb") as entities:
+        for number, lines in enumerate(itertools.zip_longest(tokens, entities), start=1):
             place = f"{unit.path}, line {number}"
-            if left is None or right is None:
+            if None in lines:
                 raise InputError(f"{place}: {unit.path.name} and {entity_path.name} differ in their number of lines")
+            left, right = (_decoded(line, place) for line in lines)
             words, borders = _aligned_line(left, place)
             marks, others = _aligned_line(right, f"{entity_path}, line {number}")
             if not np.array_equal(borders, others):
@@ -236,12 +255,19 @@ def _read_aligned(unit: Unit, reading: Reading, dropped: Counter[str]) -> Iterat
             ids = to_ids(words, reading, dropped, place)
             documents.append(EncodedDocument(_aligned_segment(ids, marks, borders, reading, dropped), borders))
             names.append(f"{unit.path.name}:{number}")
-            pieces, size = pieces + len(ids), size + len(left.encode())
+            pieces, size = pieces + len(ids), size + len(lines[0])
             if len(documents) >= BLOCK_DOCUMENTS or pieces > BLOCK_CHARACTERS // 4:
                 yield Block(names, documents, pieces, size)
                 names, documents, pieces, size = [], [], 0, 0
     if documents:
         yield Block(names, documents, pieces, size)
+
+
+def _decoded(line: bytes, place: str) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{place}: not UTF-8 ({error.reason} at byte {error.start}); save the file as UTF-8") from None
 
 
 def _aligned_line(line: str, place: str) -> tuple[list[str], np.ndarray]:

@@ -281,6 +281,7 @@ def test_aligned_text_gives_every_entity_its_pieces(make, world, tmp_path, ids):
         ("1\t3\tanna\tkern\n", "1\t2\tx\tx\n", "line 1.*do not add up"),
         ("one\t1\tanna\n", "1\t1\tx\n", "do not add up"),
         ("1\t1\tanna\n1\t1\tkern\n", "1\t1\t#UNK#\n", "differ in their number of lines"),
+        ("1\t1\t\udcff\n", "1\t1\tx\n", "line 1: not UTF-8"),
         (None, "1\t1\tx\n", "found none"),
         ("1\t1\tanna\n", None, "no part_entity"),
     ],
@@ -289,7 +290,7 @@ def test_aligned_files_that_do_not_fit_are_named_by_line(world, tmp_path, tokens
     (tmp_path / "aligned").mkdir()
     for name, content in (("part_token", tokens), ("part_entity", entities)):
         if content is not None:
-            (tmp_path / "aligned" / name).write_text(content)
+            (tmp_path / "aligned" / name).write_text(content, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(InputError, match=message):
         prepare(world, tmp_path / "out", aligned=tmp_path / "aligned")
 
@@ -302,6 +303,24 @@ def test_a_data_set_without_the_column_says_which_it_has(make, world, tmp_path):
         prepare(world, tmp_path / "out", dataset=tmp_path / "data")
     with pytest.raises(InputError, match="datasets` cannot read"):
         prepare(world, tmp_path / "out", dataset=tmp_path)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("mentions", [[1, 2], [{"start": 0, "end": 4}], "anna"])
+def test_a_column_that_holds_no_mentions_says_what_it_holds(world, tmp_path, mentions):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_list([{"text": "anna kern", "mentions": mentions}]).save_to_disk(str(tmp_path / "data"))
+    with pytest.raises(InputError, match="'mentions' must hold lists of"):
+        prepare(world, tmp_path / "out", dataset=tmp_path / "data")
+
+
+def test_a_data_set_without_a_single_mention_can_be_prepared(world, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = [{"text": "Then anna kern met boris lund. Then slowly in may.", "mentions": []}] * 5
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "data"))
+    manifest = prepare(world, tmp_path / "out", dataset=tmp_path / "data", min_entities=0, dev=0.0, test=0.0)
+    assert manifest.counts["train_entities"] == 0
+    assert manifest.counts["train_instances"] >= 5
 
 
 @pytest.mark.faults

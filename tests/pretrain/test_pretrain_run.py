@@ -377,6 +377,7 @@ def test_without_held_out_text_there_are_no_held_out_figures(config):
         {"layer_decay": 0.0},
         {"heldout_instances": -1},
         {"near_strangers": True},
+        {"heldout_instances": 0, "keep_best": "mlm_loss"},
         {"entity_control": "absent"},
         {"objectives": ObjectiveWeights(mlm=1.0, dea=0.0, replacement=1.0), "entity_control": "absent"},
     ],
