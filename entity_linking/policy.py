@@ -51,6 +51,7 @@ NOT_MEN = ("caiman", "German", "human", "Norman", "Ottoman", "Roman", "shaman", 
 """End in -man and add an s."""
 
 PLURAL_OF = {
+    "axis": "axes",
     "child": "children",
     "foot": "feet",
     "goose": "geese",

@@ -7,6 +7,7 @@ tokens and are no tokens. Two spans read alike when their tokens do.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,11 +29,10 @@ from entity_linking.normalise import (
     WORD,
     Codes,
     Flags,
-    Ints,
     class_table,
     decode,
+    fold_character,
     fold_table,
-    fold_text,
     shape_table,
 )
 
@@ -54,9 +54,12 @@ _HYPHEN, _SMALL_S = ord("-"), ord("s")
 _MIX_A, _MIX_B, _HALF = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53), np.uint64(33)
 _ONE = np.uint64(1)
 
+_ONE_SHAPE = np.uint32(1)
+_UPPER_SEEN, _LOWER_SEEN, _NUMBER_SEEN = (np.uint32(1 << shape) for shape in (UPPER, LOWER, NUMBER))
+
 _CODE = np.uint32(0x1FFFFF)
 _CLASS, _SHAPE, _TWO_BITS, _THREE_BITS = 21, 24, np.uint32(3), np.uint32(7)
-_ENDS_SENTENCE, _ODD = np.uint32(1 << 26), np.uint32(1 << 31)
+_ENDS_SENTENCE, _ODD, _ODD_BIT = np.uint32(1 << 26), np.uint32(1 << 31), np.uint32(31)
 """A character in one word: folded code point, class, shape of the original, whether it ends a sentence, and whether
 it folds to none or several, so that nothing else holds."""
 
@@ -129,17 +132,59 @@ def tokenise(texts: Sequence[str]) -> Tokens:
     )
 
 
-def _characters(text: str) -> tuple[Codes, Ints, Ints]:
+def _characters(text: str) -> tuple[Codes, Places, Places]:
     """Folded characters in one word each, and the spans of originals they stand for, empty where each is its own."""
     original = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    characters = _original_table()[original]
-    if not np.bitwise_or.reduce(characters, initial=0) & _ODD:
-        return characters, np.zeros(0, np.int64), np.zeros(0, np.int64)
-    folded = fold_text(text, original)
-    assert folded.starts is not None, "something folds to none or several"
-    assert folded.ends is not None, "starts come with ends"
-    shapes = shape_table()[original[folded.starts]].astype(np.uint32) << np.uint32(_SHAPE)
-    return _folded_table()[folded.codes] | shapes, folded.starts, folded.ends
+    characters = np.empty(len(original), dtype=np.uint32)
+    if not _look_up(original, _original_table(), characters):
+        return characters, np.zeros(0, np.int32), np.zeros(0, np.int32)
+    odd = np.flatnonzero(characters & _ODD)
+    replaced = [_replacement(code) for code in original[odd].tolist()]
+    width = np.array([len(codes) for codes, _ in replaced], dtype=np.int64)
+    size = len(original) - len(odd) + int(width.sum())
+    folded, (starts, ends) = np.empty(size, dtype=np.uint32), np.empty((2, size), dtype=np.int32)
+    marks = np.array([is_mark for _, is_mark in replaced], dtype=bool)
+    _expand(characters, odd, width, np.concatenate([codes for codes, _ in replaced]), marks, folded, starts, ends)
+    return folded, starts, ends
+
+
+@cache
+def _replacement(code: int) -> tuple[Codes, bool]:
+    """What a code point that folds to none or several folds to, with its own shape; whether it is a combining mark."""
+    folded = np.frombuffer(fold_character(chr(code)).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    shape = np.uint32(shape_table()[code]) << np.uint32(_SHAPE)
+    return _folded_table()[folded] | shape, unicodedata.category(chr(code)) == "Mn"
+
+
+@kernel()
+def _look_up(original, table, out):
+    """Writes the table's word for every code point; how many of them fold to none or several."""
+    odd = 0
+    for i in range(len(original)):
+        word = table[original[i]]
+        out[i] = word
+        odd += word >> _ODD_BIT
+    return odd
+
+
+@kernel()
+def _expand(characters, odd, width, replacement, marks, out, starts, ends):
+    """Replaces the odd characters, `width` words of `replacement` each; a vanished mark lengthens what it stands on."""
+    at, taken, k = 0, 0, 0
+    for i in range(len(characters)):
+        if k == len(odd) or i != odd[k]:
+            out[at], starts[at], ends[at] = characters[i], i, i + 1
+            at += 1
+            continue
+        for _ in range(width[k]):
+            out[at], starts[at], ends[at] = replacement[taken], i, i + 1
+            at, taken = at + 1, taken + 1
+        if width[k] == 0 and marks[k] and at > 0 and ends[at - 1] == i:
+            back, begin = at - 1, starts[at - 1]
+            while back >= 0 and starts[back] == begin:
+                ends[back] = i + 1
+                back -= 1
+        k += 1
 
 
 @cache
@@ -191,15 +236,15 @@ def _cut(
             at += 1
             continue
         is_word = kind == WORD or (kind == APOSTROPHE and _inside_word(codes, at))  # a possessive 's begins here
-        last, hashed, upper, letters, numbers = _token(codes, starts, one_to_one, at, is_word)
+        last, hashed, shapes = _token(codes, at, is_word)
         start = at if one_to_one else starts[at]
         end = last if one_to_one else ends[last - 1]
-        flags = HAS_UPPER if upper > 0 else 0
-        if upper > 0 and upper == letters:
-            flags |= ALL_UPPER
+        flags = 0
+        if shapes & _UPPER_SEEN:
+            flags = HAS_UPPER if shapes & _LOWER_SEEN else HAS_UPPER | ALL_UPPER
         if is_word:
             flags |= IS_WORD
-            if numbers == end - start:
+            if shapes == _NUMBER_SEEN and (one_to_one or _originals(starts, at, last) == end - start):
                 flags |= IS_NUMBER
         elif kind == IDEOGRAPH:
             flags |= IS_WORD | UNSPACED
@@ -232,26 +277,35 @@ def _inside_word(codes, at):
 
 
 @kernel(inline="always")
-def _token(codes, starts, one_to_one, first, is_word):
-    """Its end, the hash of its characters (a polynomial modulo 2^64, the length mixed in), and the shapes in it."""
+def _token(codes, first, is_word):
+    """Its end, the hash of its characters (a polynomial modulo 2^64, the length mixed in), and which shapes are in it.
+
+    shapes: a bit for each, `1 << UPPER` and so on, so that "no other letter" and "digits only" are one comparison.
+    """
     at, size = first, len(codes)
     total, power = np.uint64(0), _ONE
-    upper, letters, numbers = 0, 0, 0
+    shapes = np.uint32(0)
     while at < size:
+        word = codes[at]
         if at > first:
-            kind = codes[at] >> _CLASS & _THREE_BITS
+            kind = word >> _CLASS & _THREE_BITS
             if not is_word or (kind != WORD and (kind != APOSTROPHE or not _goes_on(codes, at))):
                 break
-        total += (np.uint64(codes[at] & _CODE) + _ONE) * power
+        total += (np.uint64(word & _CODE) + _ONE) * power
         power *= HASH_BASE
-        if one_to_one or at == first or starts[at] != starts[at - 1]:
-            shape = codes[at] >> _SHAPE & _TWO_BITS
-            upper += shape == UPPER
-            letters += shape in (UPPER, LOWER)
-            numbers += shape == NUMBER
+        shapes |= _ONE_SHAPE << (word >> _SHAPE & _TWO_BITS)
         at += 1
     hashed = mix(total + np.uint64(at - first)) if at - first <= LONGEST_TOKEN else np.uint64(0)
-    return at, hashed, upper, letters, numbers
+    return at, hashed, shapes
+
+
+@kernel()
+def _originals(starts, first, last):
+    """How many original characters a token's folded ones come from."""
+    count = 1
+    for at in range(first + 1, last):
+        count += starts[at] != starts[at - 1]
+    return count
 
 
 @kernel()
