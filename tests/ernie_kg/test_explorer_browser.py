@@ -111,7 +111,7 @@ def test_a_sentence_becomes_links_a_graph_and_predictions(
     _screenshot(browser, "explorer.png", tmp_path)
 
     browser.find_elements(By.CSS_SELECTOR, "#linked button")[1].send_keys("")  # focus alone explains
-    _wait(browser, "document.getElementById('why').textContent.includes('prior')")
+    _wait(browser, "document.getElementById('why').textContent.includes('linked, score')")
     neighbour = browser.find_elements(By.CSS_SELECTOR, "#graph .node")[1]
     name = neighbour.get_attribute("aria-label")
     neighbour.send_keys(Keys.ENTER)  # by keyboard, as by mouse

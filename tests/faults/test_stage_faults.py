@@ -108,7 +108,7 @@ def test_a_worker_killed_by_the_system_is_said_and_the_next_run_goes_on(own_data
         command, cwd=road, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     deadline = time.monotonic() + 120
-    while not (workers := _children(process.pid)) and time.monotonic() < deadline:
+    while not (workers := _workers(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(workers[-1], signal.SIGKILL)
     _, errors = process.communicate(timeout=200)
@@ -120,12 +120,18 @@ def test_a_worker_killed_by_the_system_is_said_and_the_next_run_goes_on(own_data
     assert read_manifest(output).counts["documents"] == 240
 
 
-def _children(pid: int) -> list[int]:
-    """Processes that multiprocessing spawned to work, without its resource tracker."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [
-        int(child) for child in found if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
-    ]
+def _workers(pid: int) -> list[int]:
+    """Processes that multiprocessing started to work: the last of each line of descent, once they hold 50 MB."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        below = _workers(int(child))
+        command = Path(f"/proc/{child}/cmdline").read_text()
+        size = int(Path(f"/proc/{child}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        if below:
+            found += below
+        elif "resource_tracker" not in command and size > 50 << 20:
+            found.append(int(child))
+    return found
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])

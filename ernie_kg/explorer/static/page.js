@@ -69,7 +69,7 @@ function showLinks() {
     if (mention.start < done) return;
     parts.push(points.slice(done, mention.start).join(""));
     const label = mention.entity ? make("small", `${short(mention.candidates[0].label, 40)} ${mention.score.toFixed(2)}`) : null;
-    const button = make("button", [mention.surface, label], { type: "button", "data-place": place });
+    const button = make("button", [mention.surface, label ? " " : null, label], { type: "button", "data-place": place });
     button.classList.toggle("nil", !mention.entity);
     for (const event of ["mouseenter", "focus"]) button.addEventListener(event, () => explain(mention));
     button.addEventListener("click", () => choose(place));
@@ -82,7 +82,8 @@ function showLinks() {
 }
 
 function explain(mention) {
-  const terms = Object.keys(mention.candidates[0] ? mention.candidates[0].contributions : {});
+  const terms = Object.keys(mention.candidates[0] ? mention.candidates[0].contributions : {})
+    .filter((term) => mention.candidates.some((candidate) => Math.abs(candidate.contributions[term]) >= 0.005));
   const head = make("tr", ["candidate", "score", ...terms].map((name, i) => make("th", name, { scope: "col", class: i ? "n" : "" })));
   const rows = mention.candidates.map((candidate) => {
     const title = candidate.description ? `${candidate.id}: ${candidate.description}` : candidate.id;
@@ -98,7 +99,7 @@ function explain(mention) {
   const outcome = mention.entity ? `linked, score ${mention.score.toFixed(3)}` : "left unlinked";
   at("why").hidden = false;
   show("why", make("h3", `${short(mention.surface, 60)}: ${outcome}`),
-    make("p", "Each column is what a term adds to the candidate's logit.", { class: "soft" }),
+    make("p", "Each column is what a term adds to a candidate's logit; terms that add nothing to any are left out.", { class: "soft" }),
     make("table", [make("thead", head), make("tbody", rows)]),
     mention.more ? make("p", `and ${mention.more} more candidates`, { class: "soft" }) : "");
 }
@@ -120,7 +121,7 @@ async function visit(name) {
   const entity = await ask(`api/entity?name=${encodeURIComponent(name)}`);
   const near = await ask(`api/nearest?name=${encodeURIComponent(entity.id)}`);
   if (turn !== walk) return; // another entity was chosen in the meantime
-  const facts = [entity.types.join(", "), `${entity.triples.toLocaleString("en")} triples`].filter(Boolean).join(" · ");
+  const facts = [entity.types.join(", "), `${entity.triples.toLocaleString("en")} ${entity.triples === 1 ? "triple" : "triples"}`].filter(Boolean).join(" · ");
   show("entity", make("h3", `${entity.label} `, { id: "entity-name" }), make("p", [entity.description || "no description"]),
     make("p", `${short(entity.id, 80)} · ${facts}`, { class: "soft" }),
     entity.aliases.length ? make("p", `also: ${entity.aliases.join(", ")}`, { class: "soft" }) : "");
