@@ -138,8 +138,11 @@ def fit_weights(examples: Examples, *, penalty: float = PENALTY) -> LinkWeights:
 
 
 def _deviation(columns: Floats) -> Floats:
-    deviation = columns.std(0) if len(columns) else np.ones(columns.shape[1])
-    return np.where(deviation > 0, deviation, 1.0)
+    """1 for a column that is constant, but for rounding, which no weight may blow up."""
+    if not len(columns):
+        return np.ones(columns.shape[1])
+    deviation = columns.std(0)
+    return np.where(deviation > 1e-9 * np.abs(columns).max(0), deviation, 1.0)
 
 
 # --- what scores are worth ------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from entity_linking.matcher import AliasMatcher
 from entity_linking.normalise import Flags
 from entity_linking.prefixes import PrefixTable
 from entity_linking.rerank import Reranker
+from entity_linking.topics import Edges, Topics
 from entity_linking.weights import LinkWeights
 from kg.artifact import open_artifact
 from kg.errors import InputError
@@ -60,6 +61,10 @@ def save_linker(
         arrays["vectors"] = reranker.coherence.vectors
     if reranker.context is not None:
         arrays |= {f"context_{name}": values for name, values in reranker.context.arrays().items()}
+    if reranker.topics is not None:
+        arrays |= {f"topics_{name}": values for name, values in reranker.topics.arrays().items()}
+    if reranker.edges is not None:
+        arrays |= {f"edges_{name}": values for name, values in reranker.edges.arrays().items()}
     (folder / ARRAYS).mkdir()
     for name, values in arrays.items():
         np.save(folder / ARRAYS / f"{name}.npy", values)
@@ -102,7 +107,7 @@ def read_linker(folder: Path) -> EntityLinker:
     arrays = {path.stem: np.load(path, mmap_mode="c").view(np.ndarray) for path in (folder / ARRAYS).glob("*.npy")}
     entities = pq.read_table(folder / ENTITIES)
     coherence = Coherence(arrays["vectors"], window=settings["window"]) if "vectors" in arrays else None
-    words = {name.removeprefix("context_"): of for name, of in arrays.items() if name.startswith("context_")}
+    words, topics, edges = (_named(arrays, prefix) for prefix in ("context_", "topics_", "edges_"))
     linker = EntityLinker(
         detector=AliasMatcher(_alias_table(arrays)),
         candidates=CandidateTable(
@@ -119,6 +124,8 @@ def read_linker(folder: Path) -> EntityLinker:
             link_log_odds=arrays.get("link_log_odds"),
             coherence=coherence,
             context=ContextWords(**words) if words else None,
+            topics=Topics(**topics) if topics else None,
+            edges=Edges(**edges) if edges else None,
         ),
         entities=entities["id"].combine_chunks(),
         labels=entities["label"].combine_chunks(),
@@ -162,6 +169,11 @@ def score_for_precision(folder: Path, precision: float) -> float:
             f"more gold links"
         )
     return found
+
+
+def _named(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, Any]:
+    """Arrays of one part, by the names of its constructor's arguments."""
+    return {name.removeprefix(prefix): of for name, of in arrays.items() if name.startswith(prefix)}
 
 
 def _alias_table(arrays: dict[str, np.ndarray]) -> AliasTable:

@@ -22,6 +22,7 @@ from entity_linking.normalise import Flags, Ints
 from entity_linking.records import Candidate, ExplainedMention, Link, Mention
 from entity_linking.rerank import Reranker, Scored
 from entity_linking.tokens import IS_WORD
+from entity_linking.topics import Edges, Topics
 from entity_linking.weights import LinkWeights
 from kg.graph import KnowledgeGraph
 
@@ -106,7 +107,7 @@ class EntityLinker:
     ) -> EntityLinker:
         """A linker of a `kg build` artifact and, for coherence, a `kg embed` artifact of the same graph.
 
-        vectors: None leaves coherence and context out, so that only prior, popularity and case decide. window:
+        vectors: None leaves out coherence, context, topic and edges: prior, popularity and case decide. window:
         neighbours on each side that coherence looks at. numbers, plurals, cjk: as in `AliasMatcher.from_graph`.
         uniform: takes no notice of the graph's priors.
 
@@ -125,6 +126,8 @@ class EntityLinker:
                 degree=degrees(loaded),
                 coherence=coherence,
                 context=ContextWords.from_graph(loaded) if vectors else None,
+                topics=Topics.from_graph(loaded, candidates.entity, candidates.prior) if vectors else None,
+                edges=Edges.from_graph(loaded) if vectors else None,
             ),
             entities=named_rows(loaded.entities["id"]),
             labels=named_rows(loaded.entities["label"]),

@@ -15,6 +15,7 @@ from entity_linking.compiled import kernel
 from entity_linking.context import ContextWords
 from entity_linking.mentions import MentionTable
 from entity_linking.normalise import Ints
+from entity_linking.topics import Edges, Topics
 from entity_linking.weights import LinkWeights
 
 
@@ -61,6 +62,8 @@ class Reranker:
         degree: Singles | None = None,
         coherence: Coherence | None = None,
         context: ContextWords | None = None,
+        topics: Topics | None = None,
+        edges: Edges | None = None,
         encoder: Similarity | None = None,
         cross_encoder: Similarity | None = None,
         link_log_odds: Singles | None = None,
@@ -69,6 +72,8 @@ class Reranker:
         self.degree = degree
         self.coherence = coherence
         self.context = context
+        self.topics = topics
+        self.edges = edges
         self.encoder = encoder
         self.cross_encoder = cross_encoder
         self.link_log_odds = link_log_odds
@@ -111,6 +116,10 @@ class Reranker:
             terms["coherence"] = over_text(mentions, candidates, self.coherence.score(mentions, candidates))
         if weights.context and self.context is not None:
             terms["context"] = over_text(mentions, candidates, self.context.score(mentions, candidates))
+        if weights.topic and self.topics is not None:
+            terms["topic"] = self.topics.score(mentions, candidates)
+        if weights.edges and self.edges is not None:
+            terms["edges"] = self.edges.score(mentions, candidates)
         return terms
 
     def nil_terms(self, mentions: MentionTable, candidates: Candidates) -> dict[str, Floats]:

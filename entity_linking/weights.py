@@ -20,6 +20,10 @@ class LinkWeights:
     """Of the cosine with the neighbours' expected vectors, in [-1, 1], mean over the text's mentions of the alias."""
     context: float = 0.7
     """Of the root of the overlap of description and surroundings, 0 upwards, mean over the text's mentions."""
+    topic: float = 0.5
+    """Of the log ratio of the entity's type in the whole text to its type among the graph's names."""
+    edges: float = 0.4
+    """Of the root of the prior mass, in the whole text, of entities an edge of the graph away, 0 upwards."""
     encoder: float = 9.0
     """Of the cosine of sentence and description by a text encoder, less the mention's mean; where one was given."""
     cross_encoder: float = 1.0

@@ -11,6 +11,7 @@ from entity_linking.fitting import (
     NIL,
     UNKNOWN,
     Examples,
+    _deviation,
     calibration_error,
     coverage_curve,
     fit_weights,
@@ -89,3 +90,10 @@ def test_calibration_curve_and_threshold_by_hand() -> None:
     assert threshold_for(scores, right, precision=0.94) == 0.8
     assert threshold_for(scores, right, precision=0.96) == 0.9
     assert threshold_for(scores, ~right, precision=0.9) is None
+
+
+def test_a_term_that_is_constant_but_for_rounding_disturbs_no_fit() -> None:
+    """Divided by its deviation of 1e-17, rounding would drown every other term."""
+    columns = np.stack([np.full(50, 0.1) + np.arange(50) % 2 * 1e-17, np.arange(50.0)], axis=1)
+    assert _deviation(columns).tolist() == [1.0, np.arange(50.0).std()]
+    assert _deviation(np.zeros((0, 2))).tolist() == [1.0, 1.0]
