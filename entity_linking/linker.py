@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -171,7 +172,7 @@ class EntityLinker:
 
     def link_table(self, texts: Sequence[str]) -> LinkTable:
         """The links of many texts as columns; the way to link a corpus."""
-        parts = [self._link_pieces(pieces) for pieces in batches(texts)]
+        parts = [self._link_batch(batch) for batch in batches(texts)]
         if not parts:
             return no_links()
         return LinkTable(
@@ -186,16 +187,17 @@ class EntityLinker:
 
     def explain(self, text: str) -> list[ExplainedMention]:
         """Every mention of a text with all its candidates, each with every term and what it adds to the logit."""
-        return [found for batch in batches([text]) for piece in batch for found in self._explain_piece(piece)]
+        pieces = [piece for batch in batches([text]) for piece in zip(batch.offsets, batch.texts, strict=True)]
+        return [found for offset, part in pieces for found in self._explain_piece(offset, part)]
 
     def explain_whole(self, text: str) -> list[ExplainedMention]:
         """As `explain`, the text never cut: for a detector of given spans, which knows but the whole text."""
-        return self._explain_piece(Piece(0, 0, text))
+        return self._explain_piece(0, text)
 
-    def _explain_piece(self, piece: Piece) -> list[ExplainedMention]:
-        mentions, scored = self.score([piece.text])
+    def _explain_piece(self, offset: int, text: str) -> list[ExplainedMention]:
+        mentions, scored = self.score([text])
         linked = self._linked(scored)
-        return [self._explained(mentions, scored, i, piece, bool(linked[i])) for i in range(len(mentions))]
+        return [self._explained(mentions, scored, i, offset, bool(linked[i])) for i in range(len(mentions))]
 
     def score(self, texts: Sequence[str]) -> tuple[MentionTable, Scored]:
         """Mentions of texts, and their candidates with all terms; texts are taken whole, however long."""
@@ -213,15 +215,15 @@ class EntityLinker:
                     linked &= agrees(scored.terms[name], scored.candidates.bounds, scored.best)
         return linked
 
-    def _link_pieces(self, pieces: Sequence[Piece]) -> LinkTable:
-        mentions, scored = self.score([piece.text for piece in pieces])
+    def _link_batch(self, batch: Batch) -> LinkTable:
+        mentions, scored = self.score(batch.texts)
         linked = self._linked(scored)
         best = scored.best[linked]
         piece = mentions.document[linked]
-        offset = np.array([p.offset for p in pieces], dtype=np.int64)[piece]
+        offset = np.array(batch.offsets, dtype=np.int64)[piece]
         sizes = np.diff(scored.candidates.bounds)
         return LinkTable(
-            document=np.array([p.document for p in pieces], dtype=np.int64)[piece],
+            document=np.array(batch.documents, dtype=np.int64)[piece],
             start=mentions.start[linked] + offset,
             end=mentions.end[linked] + offset,
             entity=scored.candidates.entity[best],
@@ -235,9 +237,8 @@ class EntityLinker:
             dropped=mentions.dropped,
         )
 
-    def _explained(
-        self, mentions: MentionTable, scored: Scored, i: int, piece: Piece, linked: bool
-    ) -> ExplainedMention:
+    def _explained(self, mentions: MentionTable, scored: Scored, i: int, at: int, linked: bool) -> ExplainedMention:
+        """at: offset of the text they stand in."""
         start, end = int(mentions.start[i]), int(mentions.end[i])
         rows = range(int(scored.candidates.bounds[i]), int(scored.candidates.bounds[i + 1]))
         contributions = self.reranker.contributions(scored.terms)
@@ -255,7 +256,7 @@ class EntityLinker:
             for row, name, label in zip(rows, self.names(entities), labels, strict=True)
         ]
         candidates.sort(key=lambda candidate: -candidate.score)
-        at, surface = piece.offset, piece.text[start:end]
+        surface = mentions.tokens.texts[int(mentions.document[i])][start:end]
         link = None
         if linked:
             link = Link(at + start, at + end, candidates[0].entity_id, float(np.float32(candidates[0].score)))
@@ -286,37 +287,40 @@ def degrees(graph: KnowledgeGraph) -> Singles:
     return np.bincount(graph.triples[:, [0, 2]].ravel(), minlength=graph.num_entities + 1).astype(np.float32)
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A text, or part of a long one: the code points of text `document` from `offset` on."""
+class Batch(NamedTuple):
+    """Texts and parts of long ones, as columns: objects by the ten thousand would keep the garbage collector busy.
 
-    document: int
-    offset: int
-    text: str
+    documents: the index of the text each is of. offsets: the code points of it that come before. texts: themselves.
+    """
+
+    documents: list[int]
+    offsets: list[int]
+    texts: list[str]
 
 
-def batches(texts: Sequence[str], *, limit: int = BATCH_CHARACTERS) -> Iterator[list[Piece]]:
+def batches(texts: Sequence[str], *, limit: int = BATCH_CHARACTERS) -> Iterator[Batch]:
     """Texts in groups of about `limit` characters, a text longer than that cut into pieces at a blank."""
-    group, size = [], 0
+    batch, size = Batch([], [], []), 0
     for document, text in enumerate(texts):
-        whole = len(text) <= limit
-        for piece in (Piece(document, 0, text),) if whole else pieces_of(document, text, limit=limit):
-            if group and size + len(piece.text) > limit:
-                yield group
-                group, size = [], 0
-            group.append(piece)
-            size += len(piece.text)
-    if group:
-        yield group
+        for offset, part in ((0, text),) if len(text) <= limit else pieces_of(text, limit=limit):
+            if size and size + len(part) > limit:
+                yield batch
+                batch, size = Batch([], [], []), 0
+            batch.documents.append(document)
+            batch.offsets.append(offset)
+            batch.texts.append(part)
+            size += len(part)
+    if batch.texts:
+        yield batch
 
 
-def pieces_of(document: int, text: str, *, limit: int) -> Iterator[Piece]:
+def pieces_of(text: str, *, limit: int) -> Iterator[tuple[int, str]]:
     """A text cut behind the last blank before every `limit`-th character (anywhere, where there is no blank)."""
     offset = 0
     while len(text) - offset > limit:
         part = text[offset : offset + limit]
         blank = LAST_BLANK.search(part, max(0, limit - 2000))
         cut = blank.end() if blank else limit
-        yield Piece(document, offset, text[offset : offset + cut])
+        yield offset, text[offset : offset + cut]
         offset += cut
-    yield Piece(document, offset, text[offset:] if offset else text)
+    yield offset, text[offset:] if offset else text

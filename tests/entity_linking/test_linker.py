@@ -250,15 +250,12 @@ def test_links_are_bit_for_bit_the_same_alone_and_in_a_batch(texts: list[str]) -
 def test_long_texts_are_cut_at_blanks_and_lose_no_offset() -> None:
     """One document of a whole book must neither fill memory nor shift what follows a cut."""
     text = "Helen went to Troy. " * 30
-    pieces = [piece for group in batches([text, "", "x" * 95], limit=50) for piece in group]
-    for document, whole in enumerate([text, "", "x" * 95]):
-        assert "".join(p.text for p in pieces if p.document == document) == whole
-    assert all(
-        whole[p.offset : p.offset + len(p.text)] == p.text
-        for p in pieces
-        for whole in [[text, "", "x" * 95][p.document]]
-    )
-    assert not any(p.text[-1:].isalpha() for p in pieces if p.document == 0)
+    texts = [text, "", "x" * 95]
+    pieces = [piece for batch in batches(texts, limit=50) for piece in zip(*batch, strict=True)]
+    for document, whole in enumerate(texts):
+        assert "".join(part for of, _, part in pieces if of == document) == whole
+    assert all(texts[of][offset : offset + len(part)] == part for of, offset, part in pieces)
+    assert not any(part[-1:].isalpha() for of, _, part in pieces if of == 0)
     long = "Helen went to Troy. " * 30_000
     links = linker().link(long)
     assert len(links) == 60_000
