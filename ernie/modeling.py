@@ -24,6 +24,7 @@ from ernie.entity_table import EntityTable
 from ernie.errors import InputError
 from ernie.layers import LAYERS, EntitySlots
 from ernie.loading import check_loaded
+from ernie.model_card import write_bare_card
 from ernie.remote_code import remote_code, write_sources
 
 
@@ -122,10 +123,12 @@ class ErniePreTrainedModel(PreTrainedModel):
         return loaded if wanted else model
 
     def save_pretrained(self, save_directory: str | PathLike[str], *settings: Any, **more: Any) -> None:
-        """As transformers saves (safetensors, config.json), and the source that loads it elsewhere (`remote_code`)."""
+        """As transformers saves (safetensors, config.json), the source that loads it elsewhere (`remote_code`), and a
+        model card where there is none."""
         with remote_code(self.config, type(self).__name__) as sources:
             if settings[0] if settings else more.get("is_main_process", True):
                 write_sources(sources, Path(save_directory))
+                write_bare_card(Path(save_directory), self.config, type(self).__name__)
             super().save_pretrained(save_directory, *settings, **more)
 
 

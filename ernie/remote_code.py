@@ -31,6 +31,7 @@ MODULES = (
     "entity_table",
     "layers",
     "loading",
+    "model_card",
     "losses.denoising_entity",
     "losses.masked_lm",
     "modeling",

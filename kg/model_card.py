@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 CARD, MANIFEST = "README.md", "manifest.json"
+BARE = "<!-- written by save_pretrained -->"
+"""In a card that `ernie`'s `save_pretrained` wrote, which knows the model alone."""
 MODEL_FILES = ("config.json", "model.safetensors")
 LICENCES = {
     "wordnet": "WordNet, Princeton University: its own permissive licence",
@@ -60,10 +62,12 @@ class Source:
 def write_card(
     folder: Path, *, stage: str, config: Mapping[str, Any], inputs: Mapping[str, Path], figures: Mapping[str, Any]
 ) -> None:
-    """Writes the card into a folder that holds a model, unless a card lies there already."""
-    if all((folder / name).is_file() for name in MODEL_FILES) and not (folder / CARD).exists():
+    """Writes the card into a folder that holds a model, unless someone's own card lies there already."""
+    path = folder / CARD
+    own = path.exists() and BARE not in path.read_text(encoding="utf-8")
+    if all((folder / name).is_file() for name in MODEL_FILES) and not own:
         text = card(stage=stage, config=config, sources=sources_of(inputs), figures=figures)
-        (folder / CARD).write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
 
 
 def sources_of(inputs: Mapping[str, Path]) -> list[Source]:

@@ -93,3 +93,25 @@ def test_the_same_model_has_the_same_card_and_digest(tmp_path: Path) -> None:
     assert first["files"] == second["files"]
     assert "README.md" in first["files"]
     assert "README.md" not in json.loads((tmp_path / "a/graph/manifest.json").read_text())["files"]
+
+
+def test_save_pretrained_writes_a_card_and_a_stage_a_fuller_one(tmp_path: Path) -> None:
+    """A card of someone's own must survive both."""
+    from ernie import ErnieConfig, ErnieModel
+    from ernie.model_card import BARE
+    from kg import model_card
+
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
+    model = ErnieModel(ErnieConfig(vocab_size=20, hidden_size=8, entity_size=4, **sizes))
+    assert BARE == model_card.BARE
+    model.save_pretrained(tmp_path / "bare")
+    bare = (tmp_path / "bare/README.md").read_text(encoding="utf-8")
+    assert "entity vectors of 4" in bare
+    assert yaml.safe_load(bare.split("---")[1])["library_name"] == "ernie-kg"
+    with write_artifact(MadeConfig(output=tmp_path / "made"), stage="pretrain run") as writer:
+        model.save_pretrained(writer.path)
+    assert "## Licences of the data" in (tmp_path / "made/README.md").read_text(encoding="utf-8")
+    with write_artifact(MadeConfig(output=tmp_path / "own"), stage="pretrain run") as writer:
+        (writer.path / "README.md").write_text("mine")
+        model.save_pretrained(writer.path)
+    assert (tmp_path / "own/README.md").read_text() == "mine"
