@@ -3,7 +3,8 @@
 python benchmarks/peers.py --triples FOLDER --seconds 60 --peers pykeen=VENV/bin/python pyg=VENV/bin/python
 
 FOLDER holds train.tsv, valid.tsv, test.tsv. A peer is named with the Python of an environment of its own, in which it
-is installed (`pip install` pykeen, torch_geometric, or torchbiggraph with setuptools<80); else it is left out. Every
+is installed (`pip install` pykeen, torch_geometric, or torchbiggraph with setuptools<80; DGL-KE wants Python 3.9 with
+dglke 0.1.2, dgl 0.9.1, torch 1.12.1, numpy<1.24, scipy<1.11, networkx<3); else it is left out. Every
 system trains in its own process on the same numbered triples, with the same width and threads, for the same time after
 a warm-up that is not counted, and says how many negatives a triple met. Vectors are then ranked here, filtered, with
 realistic ties, on the first 2,000 validation triples.
@@ -174,7 +175,43 @@ if __name__ == "__main__":
         "peak_mb": usage // 1024, "norm": "l2",
         "version": __import__("importlib.metadata").metadata.version("torchbiggraph")}))
 """
-CHILDREN = {"pykeen": PYKEEN_CHILD, "pyg": PYG_CHILD, "pbg": PBG_CHILD}
+DGLKE_CHILD = """
+import glob, json, re, resource, subprocess, sys, tempfile
+from pathlib import Path
+import numpy as np
+job = json.loads(sys.argv[1])
+work = Path(tempfile.mkdtemp(dir=Path(job["output"]).parent))
+triples = np.load(job["triples"])
+np.savetxt(work / "train.tsv", triples, fmt="%d", delimiter="\\t")
+batch = 1024
+def train(steps):
+    command = [Path(sys.executable).with_name("dglke_train"), "--model_name", "TransE_l2", "--dataset", "made",
+        "--data_path", work, "--format", "raw_udd_hrt", "--data_files", "train.tsv", "--save_path", work / "saved",
+        "--batch_size", batch, "--neg_sample_size", job["negatives"], "--hidden_dim", job["dim"], "--gamma", 12.0,
+        "--lr", 0.25, "-adv", "--regularization_coef", 1e-9, "--num_proc", job["threads"], "--num_thread", 1,
+        "--max_step", steps, "--log_interval", 100000]
+    done = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
+    return max(float(of) for of in re.findall(r"proc \\d+ takes ([0-9.]+) seconds", done.stdout))
+seconds = train(100)
+steps = max(100, int(100 * job["seconds"] / seconds))
+seconds = train(steps)
+saved = Path(glob.glob(str(work / "saved" / "*" / "*_entity.npy"))[0])
+def table(found, names):
+    rows = np.zeros((max(names) + 1, found.shape[1]), np.float32)
+    rows[names] = found
+    return rows
+names = [[int(line.split("\\t")[1]) for line in (work / f).read_text().splitlines()]
+    for f in ("entities.tsv", "relations.tsv")]
+entities = table(np.load(saved), names[0])
+short = np.zeros((job["entities"] + 1 - len(entities), entities.shape[1]), np.float32)
+np.savez(job["output"], entities=np.concatenate([entities, short]),
+    relations=table(np.load(str(saved).replace("_entity", "_relation")), names[1]))
+seen = steps * batch * job["threads"]
+usage = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+print(json.dumps({"triples_per_second": seen / seconds, "seconds": seconds, "epochs": seen / len(triples),
+    "negatives_per_triple": job["negatives"], "peak_mb": usage // 1024, "norm": "l2", "version": "0.1.2"}))
+"""
+CHILDREN = {"pykeen": PYKEEN_CHILD, "pyg": PYG_CHILD, "pbg": PBG_CHILD, "dglke": DGLKE_CHILD}
 
 
 def main() -> None:

@@ -88,6 +88,7 @@ def _train(
         num_relations=graph.num_relations,
         folder=writer.path,
     )
+    release_memory()
     if config.warm_start is not None:
         names = graph.entity_ids.to_pylist(), graph.relation_ids
         writer.counts.update(

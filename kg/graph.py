@@ -13,6 +13,7 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from kg.artifact import open_artifact
+from kg.columns import numbers
 from kg.errors import InputError
 from kg.vocab import FewRows, Vocabulary
 
@@ -235,7 +236,7 @@ class GraphFacts:
     def entities_named(self, names: Sequence[str]) -> FewRows:
         """The rows of these names; no dictionary of all entities is made for it."""
         wanted = pa.array(sorted(set(names)), pa.large_string())
-        places = np.flatnonzero(pc.is_in(self.entity_ids, value_set=wanted).to_numpy(zero_copy_only=False))
+        places = numbers(pc.indices_nonzero(pc.is_in(self.entity_ids, value_set=wanted))).astype(np.int64)
         found = self.entity_ids.take(pa.array(places)).to_pylist()
         return FewRows(dict(zip(found, (places + FIRST_ENTITY_ROW).tolist(), strict=True)))
 
@@ -243,9 +244,9 @@ class GraphFacts:
         """Triples and splits in pieces, read from disk each time."""
         with pq.ParquetFile(self.folder / "triples.parquet") as file:
             for batch in file.iter_batches(size):
-                triples = np.stack([batch.column(name).to_numpy() for name in TRIPLES.names], axis=1)
+                triples = np.stack([numbers(batch.column(name)) for name in TRIPLES.names], axis=1)
                 self._check(triples)
-                yield triples, batch.column(SPLIT.name).to_numpy() if self.has_splits else None
+                yield triples, numbers(batch.column(SPLIT.name)) if self.has_splits else None
 
     @cached_property
     def _arrays(self) -> tuple[np.ndarray, np.ndarray | None]:
@@ -268,13 +269,13 @@ def _triples(folder: Path) -> tuple[np.ndarray, np.ndarray | None]:
     columns = _read(folder / "triples.parquet", TRIPLES, optional=(SPLIT,))
     triples = np.empty((columns.num_rows, 3), np.int32)
     for place, name in enumerate(TRIPLES.names):
-        triples[:, place] = columns[name].to_numpy()
-    return triples, columns[SPLIT.name].to_numpy() if SPLIT.name in columns.column_names else None
+        triples[:, place] = numbers(columns[name])
+    return triples, numbers(columns[SPLIT.name]) if SPLIT.name in columns.column_names else None
 
 
 def _joined(column: pa.ChunkedArray) -> pa.Array:
     """One array of large strings: ids of many millions of entities pass 2 GB together."""
-    return pa.concat_arrays(column.cast(pa.large_string()).chunks or [pa.array([], pa.large_string())])
+    return pa.concat_arrays([pa.nulls(0, pa.large_string()), *column.cast(pa.large_string()).chunks])
 
 
 def _read(path: Path, schema: pa.Schema, optional: tuple[pa.Field, ...] = ()) -> pa.Table:
@@ -293,7 +294,7 @@ def _read(path: Path, schema: pa.Schema, optional: tuple[pa.Field, ...] = ()) ->
 
 
 def _check_rows(name: str, column: pa.ChunkedArray, first: int) -> None:
-    if not np.array_equal(column.to_numpy(), np.arange(first, first + len(column))):
+    if not np.array_equal(numbers(column), np.arange(first, first + len(column))):
         raise InputError(f"{name}: expected rows {first}, {first + 1}, … in order; run `ernie-kg {STAGE}` again")
 
 

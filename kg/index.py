@@ -32,7 +32,9 @@ from typing import Any, Literal
 import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 
+from kg.columns import column
 from kg.errors import InputError
 from kg.index_kinds import (
     KINDS,
@@ -49,6 +51,7 @@ from kg.index_kinds import (
     tuned,
 )
 
+pc: Any = pyarrow.compute  # its functions are made when it is loaded: no type checker sees them
 INDEX_FILE, SETTINGS_FILE, IDS_FILE = "index.faiss", "index.json", "index_ids.arrow"
 KindName = Literal["auto", "flat", "hnsw", "ivf_sq8", "ivf_pq"]
 MOST_EFFORT_FOR_REMOVED = 8.0  # times the effort, when most rows of an hnsw index are passed over
@@ -234,7 +237,7 @@ class VectorIndex:
         with _replacing(folder / INDEX_FILE) as path:
             faiss.write_index(self.index, str(path))
         with _replacing(folder / IDS_FILE) as path, pa.ipc.new_file(str(path), IDS) as writer:
-            writer.write(pa.record_batch([self._ids, pa.array(self._removed)], schema=IDS))
+            writer.write(pa.record_batch([self._ids, column(self._removed)], schema=IDS))
         with _replacing(folder / SETTINGS_FILE) as path:
             path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
@@ -364,7 +367,7 @@ def _checked(vectors: Rows, ids: Sequence[str] | pa.Array, metric: Metric) -> pa
     distinct = names.dictionary_encode().dictionary
     if len(distinct) != len(names):
         raise InputError("expected every id once in an index; remove the repeated ones")
-    if distinct.index("").as_py() >= 0:
+    if len(distinct) and pc.min(pc.binary_length(distinct)).as_py() == 0:
         raise InputError("expected ids of at least one character, got an empty one")
     for start, block in blocks(vectors):
         if not (finite := np.isfinite(block).all(axis=1)).all():

@@ -19,7 +19,7 @@ RECALL_AT, RECALL_QUERIES, RECALL_TARGET = 10, 200, 0.95
 RECALL_NOISE = 0.3  # length of what is added to a stored vector to make a query, as a share of its own
 LEAST_GAIN = 0.01  # of recall, for looking twice as hard
 TRAIN_BYTES = 1 << 30  # of the vectors that k-means sees, unless those are too few for its centroids
-BLOCK = 65_536  # vectors prepared at once
+BLOCK = 16_384  # vectors prepared at once
 MEGABYTE = 1_000_000
 
 
@@ -104,14 +104,14 @@ KINDS: dict[str, Kind] = {
         empty=_ivf("SQ8"),
         bytes_per_vector=lambda width: width + 8,
         at_least=POINTS_A_CENTROID,
-        efforts=(32, 64, 128, 256),
+        efforts=(32, 64, 128, 256, 512, 1024),
         parameters=_ivf_parameters,
     ),
     "ivf_pq": Kind(
         empty=_ivf("PQ{half}np"),  # np: no reordering of codes for Hamming distances, which nobody asks for
         bytes_per_vector=lambda width: width // 2 + 8,
         at_least=POINTS_A_CENTROID * PQ_CENTROIDS,
-        efforts=(32, 64, 128, 256),
+        efforts=(32, 64, 128, 256, 512, 1024),
         parameters=_ivf_parameters,
     ),
 }

@@ -51,7 +51,7 @@ def _l2_paired_gradient(queries: Tensor, targets: Tensor, distances: Tensor, ups
 
 def _l2_crossed(queries: Tensor, candidates: Tensor) -> Tensor:
     """|q - n|^2 = |q|^2 + |n|^2 - 2 q.n, one batched matrix product."""
-    squares = candidates.square().sum(-1).unsqueeze(1)
+    squares = torch.linalg.vector_norm(candidates, dim=-1).square_().unsqueeze(1)  # `square` would copy the table
     distances = torch.baddbmm(squares, queries, candidates.transpose(1, 2), alpha=-2.0)
     distances += queries.square().sum(-1, keepdim=True)
     return distances.clamp_min_(SMALLEST_SQUARE).sqrt_()

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute
 import torch
 from safetensors.torch import save_file
 
 from kg.artifact import ArtifactWriter
+from kg.columns import column
 from kg.embed_config import EmbedConfig
 from kg.errors import InputError
 from kg.graph import GraphFacts
@@ -21,23 +21,24 @@ from kg.partitioned.files import PickedRows, TableFile
 
 pc: Any = pyarrow.compute  # its functions are made when it is loaded: no type checker sees them
 ENTITY_TABLE, ENTITY_NAME = "entity_embeddings.safetensors", "entity_embeddings"
-ROWS_AT_ONCE = 65_536
+ROWS_AT_ONCE = 16_384
 
 
 def check_ids(graph: GraphFacts) -> None:
     """Raises InputError where an id has a line break: ids are written one a line."""
-    for ids in (graph.entity_ids, pa.array(graph.relation_ids, pa.large_string())):
-        broken = ids.filter(pc.match_substring_regex(ids, "[\r\n]"))
-        if len(broken):
-            raise InputError(f"the id {broken[0].as_py()!r} has a line break; ids are written one a line, rename it")
+    broken = graph.entity_ids.filter(pc.match_substring_regex(graph.entity_ids, "[\r\n]")).slice(0, 1).to_pylist()
+    broken += [name for name in graph.relation_ids if "\n" in name or "\r" in name]
+    if broken:
+        raise InputError(f"the id {broken[0]!r} has a line break; ids are written one a line, rename it")
 
 
 def write_ids(graph: GraphFacts, folder: Path) -> None:
     """vocabulary.txt: line i is row i + 1; relations.txt: line i is row i."""
-    for name, ids in (("vocabulary.txt", graph.entity_ids), ("relations.txt", pa.array(graph.relation_ids))):
-        with (folder / name).open("w", encoding="utf-8", newline="\n") as file:
-            for start in range(0, len(ids), ROWS_AT_ONCE):
-                file.writelines(f"{identifier}\n" for identifier in ids.slice(start, ROWS_AT_ONCE).to_pylist())
+    with (folder / "vocabulary.txt").open("w", encoding="utf-8", newline="\n") as file:
+        for start in range(0, graph.num_entities, ROWS_AT_ONCE):
+            file.writelines(f"{name}\n" for name in graph.entity_ids.slice(start, ROWS_AT_ONCE).to_pylist())
+    with (folder / "relations.txt").open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{name}\n" for name in graph.relation_ids)
 
 
 def write_relations(relations: torch.Tensor, num_relations: int, folder: Path) -> None:
@@ -68,7 +69,7 @@ def write_index(
     if config.index == "none":
         return
     vectors = PickedRows(table, rows)
-    ids = graph.entity_ids.take(pa.array(rows - 1))
+    ids = graph.entity_ids.take(column(rows - 1))
     index = VectorIndex.build(
         vectors,
         ids,
@@ -79,6 +80,8 @@ def write_index(
         seed=config.seed,
     )
     index.save(writer.path)
+    if index.kind != "flat":
+        writer.headline += f"; index {index.kind}, recall@10 {index.recall:.3f}"
     writer.counts["indexed_entities"] = len(index)
     writer.figures.update(
         {

@@ -15,6 +15,7 @@ import torch
 from safetensors.numpy import load_file
 
 from kg.artifact import open_artifact
+from kg.columns import numbers
 from kg.errors import InputError
 from kg.graph import GraphFacts
 from kg.partitioned.buckets import Source
@@ -91,7 +92,7 @@ def _older_rows(names: Path, table: TableFile, graph: GraphFacts) -> np.ndarray:
         "convert_options": pyarrow.csv.ConvertOptions(column_types={"id": pa.large_string()}),
     }
     ids = pyarrow.csv.read_csv(names, **options)["id"]
-    place = pc.fill_null(pc.index_in(graph.entity_ids, value_set=ids), NOWHERE).to_numpy(zero_copy_only=False)
+    place = numbers(pc.fill_null(pc.index_in(graph.entity_ids, value_set=ids), NOWHERE))
     rows = np.append(np.int32(0), place.astype(np.int32) + 1)
     trained = np.zeros(table.num_rows, bool)
     for start, block in table.blocks(ROWS_AT_ONCE):

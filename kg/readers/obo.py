@@ -2,8 +2,8 @@
 
 A term's `name` is its label; `name`, exact and related synonyms and alternative ids are its aliases; `def` is its
 description, `namespace` its type. `is_a`, `relationship`, `intersection_of` (genus as `is_a`, differentia as the
-relationship it names) and, for instances, `instance_of` become triples. A `[Typedef]` names a relation. Cycles stay:
-a graph may have them.
+relationship it names) and, for instances, `instance_of` become triples. A `[Typedef]` names a relation. Cycles of
+`is_a` stay, since a graph may have them, and are counted, since an ontology should not.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from kg.readers.batches import ENTITIES_AT_ONCE
 from kg.readers.lines import malformed, numbered_lines, size_of
@@ -45,7 +49,7 @@ class Stanza:
 def read(source: Path, options: ReadOptions) -> RawGraph:
     """Opens an ontology; OBO has one language, so `options` say nothing to it.
 
-    dropped: `obsolete_term`, `synonym_not_exact` (broad and narrow ones), `unknown_stanza`.
+    dropped: `obsolete_term`, `synonym_not_exact` (broad and narrow ones), `unknown_stanza`, `is_a_in_cycle` (kept).
 
     Raises:
         InputError: now, when there is no file; while walked, at a line without a tag, a synonym or definition without
@@ -57,6 +61,7 @@ def read(source: Path, options: ReadOptions) -> RawGraph:
 def _batches(source: Path) -> Iterator[Batch]:
     dropped: Counter[str] = Counter()
     entities, relations, facts = [], [], []
+    classes: list[tuple[str, str]] = []
     for stanza in _stanzas(source, dropped):
         if stanza.kind == TYPEDEF:
             relations.append(Relation(stanza.id, stanza.name or readable(stanza.id)))
@@ -65,10 +70,27 @@ def _batches(source: Path) -> Iterator[Batch]:
         else:
             entities.append(_entity(stanza))
             facts += [(stanza.id, relation, target) for relation, target in stanza.facts]
+            classes += [(stanza.id, target) for relation, target in stanza.facts if relation == IS_A]
         if len(entities) == ENTITIES_AT_ONCE:
             yield _batch(entities, relations, facts)
             entities, relations, facts = [], [], []
+    if cyclic := _in_cycles(classes):
+        dropped["is_a_in_cycle"] += cyclic
     yield _batch(entities, relations, facts, dropped)
+
+
+def _in_cycles(edges: list[tuple[str, str]]) -> int:
+    """How many of the directed edges lie on a cycle: those inside a strongly connected component, and loops."""
+    if not edges:
+        return 0
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(name for edge in edges for name in edge))}
+    ends = np.array([[numbers[name] for name in edge] for edge in edges])
+    joined = csr_array((np.ones(len(ends), np.int8), ends.T), shape=(len(numbers), len(numbers)))
+    component = connected_components(joined, connection="strong")[1]
+    sizes = np.bincount(component)
+    loops = ends[:, 0] == ends[:, 1]
+    inside = (component[ends[:, 0]] == component[ends[:, 1]]) & (sizes[component[ends[:, 0]]] > 1)
+    return int((loops | inside).sum())
 
 
 def _batch(entities: list, relations: list, facts: list, dropped: Counter[str] | None = None) -> Batch:

@@ -7,6 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from kg.errors import InputError
 from kg.readers import wordnet
@@ -203,3 +205,19 @@ def test_the_real_database_is_read_whole():
     assert len(triples) + sum(n for reason, n in dropped.items() if reason.startswith("pointer_")) == pointers.total()
     assert [alias.rank for alias in entities["dog%1:05:00::"].aliases] == [0, 0, 0]
     assert entities["dog%1:05:00::"].aliases[0].count == 42
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@given(st.sampled_from(["data.noun", "index.noun", "cntlist.rev"]), st.data())
+def test_whatever_the_bytes_the_reader_yields_or_says_why(tmp_path_factory, file, data):
+    """Any other exception is a traceback in somebody's terminal."""
+    folder = write_database(tmp_path_factory.mktemp("fuzz") / "wordnet")
+    content = (folder / file).read_bytes()
+    start = data.draw(st.integers(0, len(content)))
+    stop = data.draw(st.integers(start, min(start + 12, len(content))))
+    strange = data.draw(st.binary(max_size=6) | st.sampled_from([b"\n", b" ", b"|", b" 99 n ", b"-1", "٣".encode()]))
+    (folder / file).write_bytes(content[:start] + strange + content[stop:])
+    try:
+        walk(folder)
+    except InputError:
+        return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import networkx as nx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -93,7 +94,7 @@ def test_an_ontology_says_what_it_means(tmp_path):
         ("GO:2", "is_a", "GO:1"),
         ("I:1", "instance_of", "GO:1"),
     ]
-    assert dropped == {"obsolete_term": 1, "synonym_not_exact": 1, "unknown_stanza": 1}
+    assert dropped == {"obsolete_term": 1, "synonym_not_exact": 1, "unknown_stanza": 1, "is_a_in_cycle": 3}
 
 
 @pytest.mark.faults
@@ -144,3 +145,18 @@ def test_whatever_the_text_the_reader_yields_or_says_why(tmp_path, text):
         walk(tmp_path / "o.obo", "[Term]\nid: a\n" + text)
     except InputError:
         return
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(st.sets(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12))
+def test_classes_that_are_their_own_ancestors_are_counted(tmp_path, edges):
+    """A tree walk over a cyclic ontology does not end; whoever builds on one must be able to see it."""
+    terms = "".join(
+        f"[Term]\nid: T:{n}\n" + "".join(f"is_a: T:{target}\n" for source, target in sorted(edges) if source == n)
+        for n in range(6)
+    )
+    found = walk(tmp_path / "o.obo", terms)
+    graph = nx.DiGraph(sorted(edges))
+    expected = sum(nx.has_path(graph, target, source) for source, target in edges)
+    assert found[3] == ({"is_a_in_cycle": expected} if expected else {})
+    assert len(found[2]) == len(edges), "they stay"

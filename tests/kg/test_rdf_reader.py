@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import json
 from collections import Counter, defaultdict
 
 import pyoxigraph as ox
@@ -11,8 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kg import parts
+from kg.artifact import open_artifact
+from kg.build import BuildConfig, run
 from kg.errors import InputError
-from kg.readers import rdf
+from kg.readers import lines, rdf
 from kg.records import Alias, Entity, ReadOptions, Relation
 
 RDFS, SKOS, SCHEMA = (
@@ -171,3 +175,66 @@ def test_whatever_the_bytes_the_reader_yields_or_says_why(tmp_path, data, ending
         walk(tmp_path / f"x{ending}")
     except InputError:
         return
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("stop_after", [1, 2, 4])
+def test_an_interrupted_build_ends_as_an_undisturbed_one(tmp_path, monkeypatch, packed, stop_after):
+    """Texts of one half belong to triples of the other: a restart that forgot them would give a graph all the same."""
+    monkeypatch.setattr(lines.blocks, "__defaults__", (2_000,))
+    statements = [
+        f"<http://a.org/{n}> <http://a.org/next> <http://a.org/{n + 1}> .\n"
+        f'<http://a.org/{n % 7}> <{RDFS}label> "label {n % 7}"@en .\n'
+        f'<http://a.org/{100 - n}> <{SKOS}altLabel> "other \\"{n}\\""@en .\n'
+        f"<http://a.org/{n}> <{rdf.TYPE}> <http://a.org/Kind{n % 3}> .\n"
+        for n in range(60)
+    ]
+    text = "".join(statements) + f'<http://a.org/next> <{RDFS}label> "follows"@en .\n'
+    source = tmp_path / ("g.nt.gz" if packed else "g.nt")
+    source.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+
+    def config(name):
+        return BuildConfig(reader="rdf", source=str(source), output=tmp_path / name)
+
+    run(config("whole"))
+    written, original = [], parts.Parts.write
+
+    def cut(self, *given, **named):
+        if len(written) == stop_after:
+            raise KeyboardInterrupt
+        written.append(original(self, *given, **named))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(parts.Parts, "write", cut)
+        with pytest.raises(KeyboardInterrupt):
+            run(config("cut"))
+    begun = []
+    monkeypatch.setattr(parts.Parts, "write", lambda *a, **b: (begun.append(1), original(*a, **b)))
+    run(config("cut"))
+    whole, again = (open_artifact(tmp_path / name, stage="kg build") for name in ("whole", "cut"))
+    assert again.data["resumed"]
+    assert {n: f["sha256"] for n, f in again.data["files"].items()} == {
+        n: f["sha256"] for n, f in whole.data["files"].items()
+    }
+    assert (again.dropped, again.counts) == (whole.dropped, whole.counts)
+
+
+@pytest.mark.faults
+def test_an_interrupted_read_of_another_format_begins_again(tmp_path, monkeypatch):
+    """Turtle has prefixes and blank nodes that reach over the file: nothing can go on in its middle."""
+    source = tmp_path / "g.ttl"
+    source.write_text(TURTLE, encoding="utf-8")
+    config = BuildConfig(reader="rdf", source=str(source), output=tmp_path / "graph")
+    with monkeypatch.context() as patched:
+        patched.setattr(parts.Parts, "triples", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+    marker = tmp_path / "graph.partial" / "parts" / "part-000000.json"
+    state = json.loads(marker.read_text())
+    for path in sorted(marker.parent.glob("*.json"))[1:]:
+        path.unlink()
+    marker.write_text(json.dumps(state | {"last": False}))
+    manifest = open_artifact(run(config), stage="kg build")
+    assert manifest.counts["triples"] == 3
+    assert "duplicate_triple" not in manifest.dropped
