@@ -24,7 +24,6 @@ from kg.fitting import Ranking, begin, fit
 from kg.graph import GraphFacts, KnowledgeGraph
 from kg.held_out import split_graph
 from kg.inductive import fill, text_encoder
-from kg.partitioned.stage import embed_partitioned
 from kg.ranking import cardinalities, metrics_by_cardinality, metrics_by_relation
 from kg.sources import resolve_source
 from kg.split import TripleSplit
@@ -49,6 +48,8 @@ def run(config: EmbedConfig) -> Path:
         writer.counts.update(entities=graph.num_entities, relations=graph.num_relations)
         writer.figures["threads"] = threads
         if config.out_of_core:
+            from kg.partitioned.stage import embed_partitioned
+
             embed_partitioned(graph, config, writer, threads=threads)
         else:
             _embed_in_memory(graph, config, writer, threads=threads)

@@ -16,7 +16,6 @@ from kg.columns import column
 from kg.embed_config import EmbedConfig
 from kg.errors import InputError
 from kg.graph import GraphFacts
-from kg.index import VectorIndex
 from kg.partitioned.files import PickedRows, TableFile
 
 pc: Any = pyarrow.compute  # its functions are made when it is loaded: no type checker sees them
@@ -68,6 +67,8 @@ def write_index(
     writer.figures["mean_vector_length"] = _mean_length(table, rows)
     if config.index == "none":
         return
+    from kg.index import VectorIndex  # with faiss, when training has given its memory back
+
     vectors = PickedRows(table, rows)
     ids = graph.entity_ids.take(column(rows - 1))
     index = VectorIndex.build(

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.csv
 import torch
 from safetensors.numpy import load_file
 
@@ -86,12 +85,14 @@ def first_vectors(older: Path, graph: GraphFacts, source: Source, *, dim: int, f
 
 def _older_rows(names: Path, table: TableFile, graph: GraphFacts) -> np.ndarray:
     """Row in the older table of each entity row, int32 (num_entities + 1); 0 = it has none, or a zero vector."""
+    from pyarrow import csv
+
     options = {
-        "read_options": pyarrow.csv.ReadOptions(column_names=["id"]),
-        "parse_options": pyarrow.csv.ParseOptions(delimiter="\x01", quote_char=False, ignore_empty_lines=False),
-        "convert_options": pyarrow.csv.ConvertOptions(column_types={"id": pa.large_string()}),
+        "read_options": csv.ReadOptions(column_names=["id"]),
+        "parse_options": csv.ParseOptions(delimiter="\x01", quote_char=False, ignore_empty_lines=False),
+        "convert_options": csv.ConvertOptions(column_types={"id": pa.large_string()}),
     }
-    ids = pyarrow.csv.read_csv(names, **options)["id"]
+    ids = csv.read_csv(names, **options)["id"]
     place = numbers(pc.fill_null(pc.index_in(graph.entity_ids, value_set=ids), NOWHERE))
     rows = np.append(np.int32(0), place.astype(np.int32) + 1)
     trained = np.zeros(table.num_rows, bool)
