@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import io
 import json
+import os
 import re
 import resource
+import shutil
 import tarfile
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -92,6 +95,29 @@ def test_an_archive_is_read_as_bytes_and_never_unpacked(tmp_path: Path, packed: 
         run(BuildConfig(reader="tsv", source=str(source), output=tmp_path / "graph"))
     assert {path for path in tmp_path.parent.rglob("*") if "escaped" in path.name} == before
     assert not (tmp_path / "graph").exists()
+
+
+def test_an_unreadable_input_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    """Another user's file. Root reads everything, so a child gives up its rights, once all is imported."""
+    from ernie_kg.cli import main
+
+    with tempfile.TemporaryDirectory() as name:
+        folder, readable, source = Path(name), Path(name) / "readable.tsv", Path(name) / "secret.tsv"
+        folder.chmod(0o777)
+        for path in (readable, source):
+            path.write_text("a\tr\tb\n")
+        source.chmod(0)
+        build = ["kg", "build", "--reader", "tsv", "--output", str(folder / "graph"), "--source"]
+        assert main([*build, str(readable)]) == 0
+        shutil.rmtree(folder / "graph")
+        child = os.fork()
+        if child == 0:
+            if os.geteuid() == 0:
+                os.seteuid(65_534)
+            os._exit(main([*build, str(source)]))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+        assert re.search(r"ernie-kg: .*Permission denied.*secret.tsv", capfd.readouterr().err)
+        assert not (folder / "graph").exists()
 
 
 def _calls(tree: ast.AST) -> list[tuple[str, ast.Call]]:
