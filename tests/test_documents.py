@@ -159,7 +159,9 @@ def _write_dump(path: Path) -> None:
                     {
                         "mainsnak": {
                             "snaktype": "value", "property": relation,
-                            "datavalue": {"type": "wikibase-entityid", "value": {"id": f"Q{tail}"}},
+                            "datavalue": {
+                                "type": "wikibase-entityid", "value": {"entity-type": "item", "id": f"Q{tail}"}
+                            },
                         },
                         "type": "statement", "rank": "normal",
                     }

@@ -29,7 +29,7 @@ fuzzed = settings(
 )
 ITEM = (
     b'{"type":"item","id":"Q1","labels":{"en":{"language":"en","value":"one"}},"claims":{"P1":[{"mainsnak":{"snaktype":'
-    b'"value","property":"P1","datavalue":{"type":"wikibase-entityid","value":{"id":"Q2"}}},"type":"statement",'
+    b'"value","property":"P1","datavalue":{"type":"wikibase-entityid","value":{"entity-type":"item","id":"Q2"}}},"type":"statement",'
     b'"rank":"normal"}]}}'
 )
 OBO = b"format-version: 1.2\n\n[Term]\nid: A:1\nname: one\nis_a: A:2 ! two\n\n[Term]\nid: A:2\nname: two\n"
