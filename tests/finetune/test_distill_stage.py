@@ -330,3 +330,14 @@ def test_the_match_table_is_explained_before_anything_is_written(world, tmp_path
     assert {line.split()[0] for line in shown.splitlines()[1:]} == {"embedding", "hidden", "relation", "entity_hidden"}
     assert not (tmp_path / "student").exists()
     assert not (tmp_path / "student.partial").exists()
+
+
+def test_the_command_line_explains_and_stops(world, tmp_path, capsys):
+    """`--explain` must neither train nor leave a folder that blocks the run it was asked about."""
+    from ernie_kg.cli import main
+
+    given = {**{name: str(path) for name, path in world.items()}, "output": str(tmp_path / "student")}
+    options = [word for name, value in given.items() for word in (f"--{name}", value)]
+    assert main(["finetune", "distill", *options, "--student.num_layers", "1", "--explain"]) == 0
+    assert capsys.readouterr().out.startswith("term")
+    assert not list(tmp_path.iterdir())
