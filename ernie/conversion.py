@@ -192,7 +192,7 @@ def ernie_from_bert(
         BertConfig.from_dict(described), entity_size=entity_size, layer_types=layer_types, **settings
     )
     model = ErnieForPreTraining(config)
-    state, _ = from_tinybert(from_first_release(_read_weights(path)))
+    state, _ = from_tinybert(from_first_release(read_weights(path)))
     if not any(key.startswith("bert.") for key in state):
         state = {f"bert.{key}": tensor for key, tensor in state.items()}
     words = state["bert.embeddings.word_embeddings.weight"]
@@ -293,7 +293,8 @@ def to_tinybert(state: Mapping[str, torch.Tensor], projections: Projections) -> 
     return converted
 
 
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a folder's model.safetensors, or of its pytorch_model.bin; InputError where it has neither."""
     from safetensors.torch import load_file
 
     if (path / "model.safetensors").is_file():

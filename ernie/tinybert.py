@@ -19,7 +19,14 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ernie.conversion import _read_weights, config_from_tinybert, from_tinybert, is_tinybert, load_exactly
+from ernie.conversion import (
+    RENAMED_SUFFIXES,
+    config_from_tinybert,
+    from_tinybert,
+    is_tinybert,
+    load_exactly,
+    read_weights,
+)
 from ernie.errors import InputError
 
 FRESH = ("cls.", "position_ids", "bert.pooler.")
@@ -69,7 +76,7 @@ def load_tinybert(folder: str | Path) -> PreTrainedModel:
             f"{path} holds a {described.get('model_type')!r} model, no released TinyBERT (whose config.json has no "
             f"model_type, but an emb_size or cell); load it as what it says it is"
         )
-    state = {name.removeprefix("module."): tensor for name, tensor in _read_weights(path).items()}
+    state = {name.removeprefix("module."): tensor for name, tensor in read_weights(path).items()}
     head = {name: state.pop(name) for name in ("classifier.weight", "classifier.bias") if name in state}
     state, _ = from_tinybert(state)
     config = config_from_tinybert(described)
@@ -90,7 +97,5 @@ def _task_model(config: BertConfig, head: dict[str, Tensor]) -> TinyBertForSeque
 
 
 def _renamed(name: str) -> str:
-    for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
-        if name.endswith(old):
-            return name.removesuffix(old) + new
-    return name
+    old = next((suffix for suffix in RENAMED_SUFFIXES if name.endswith(suffix)), "")
+    return name.removesuffix(old) + RENAMED_SUFFIXES.get(old, "")
