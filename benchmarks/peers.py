@@ -3,8 +3,8 @@
 python benchmarks/peers.py --triples FOLDER --seconds 60 --peers pykeen=VENV/bin/python pyg=VENV/bin/python
 
 FOLDER holds train.tsv, valid.tsv, test.tsv. A peer is named with the Python of an environment of its own, in which it
-is installed (`pip install` pykeen, torch_geometric, or torchbiggraph with setuptools<80; DGL-KE wants Python 3.9 with
-dglke 0.1.2, dgl 0.9.1, torch 1.12.1, numpy<1.24, scipy<1.11, networkx<3); else it is left out. Every
+is installed (`pip install` pykeen, torch_geometric, or torchbiggraph with setuptools<80; DGL-KE wants Python 3.8 with
+dglke 0.1.2, dgl 0.4.3.post2, torch 1.12.1, numpy<1.24, scipy<1.11, networkx<3); else it is left out. Every
 system trains in its own process on the same numbered triples, with the same width and threads, for the same time after
 a warm-up that is not counted, and says how many negatives a triple met. Vectors are then ranked here, filtered, with
 realistic ties, on the first 2,000 validation triples.
@@ -176,7 +176,7 @@ if __name__ == "__main__":
         "version": __import__("importlib.metadata").metadata.version("torchbiggraph")}))
 """
 DGLKE_CHILD = """
-import glob, json, re, resource, subprocess, sys, tempfile
+import glob, json, os, re, resource, subprocess, sys, tempfile
 from pathlib import Path
 import numpy as np
 job = json.loads(sys.argv[1])
@@ -190,7 +190,8 @@ def train(steps):
         "--batch_size", batch, "--neg_sample_size", job["negatives"], "--hidden_dim", job["dim"], "--gamma", 12.0,
         "--lr", 0.25, "-adv", "--regularization_coef", 1e-9, "--num_proc", job["threads"], "--num_thread", 1,
         "--max_step", steps, "--log_interval", 100000]
-    done = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
+    alone = dict(os.environ, OMP_NUM_THREADS="1")  # its processes are its threads
+    done = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True, env=alone)
     return max(float(of) for of in re.findall(r"proc \\d+ takes ([0-9.]+) seconds", done.stdout))
 seconds = train(100)
 steps = max(100, int(100 * job["seconds"] / seconds))

@@ -1,12 +1,13 @@
-"""How long PyKEEN and ours train until they are equally good: JSON lines, then the ratio.
+"""How long PyKEEN and ours train until they are equally good: JSON lines, then the ratios.
 
 python benchmarks/wall_time.py configs/kg/fb15k237.yaml --triples FOLDER --python VENV/bin/python --seconds 180
 
 FOLDER holds train.tsv, valid.tsv, test.tsv; the Python is that of an environment with PyKEEN. PyKEEN trains by its own
 training loop, in two ways: `shipped`, the experiment that it ships for the graph (`nguyen2018_transe_*`, 3,000 epochs,
 of which as many are run as fit into the time; the rest is multiplied, and called `extrapolated`), and `tuned`,
-self-adversarial loss with Adam, whose vectors are kept whenever the time has doubled. Ours trains by the road's
-settings. Only training is timed; vectors are ranked here, filtered, on the first 2,000 validation triples.
+self-adversarial loss with Adam, whose vectors are kept whenever the time has doubled. Ours then trains by the road's
+settings until it has what PyKEEN reached, and what is published for the shipped settings. Only training is timed;
+vectors are ranked here, filtered, on the first 2,000 validation triples.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ from kg.ranking import KnownAnswers, fitting_batch_size, rank_triples
 from kg.transe import TransE
 
 SHIPPED = {
-    "fb15k237": {"dim": 100, "margin": 1.0, "epochs": 3000},
-    "wn18rr": {"dim": 50, "margin": 5.0, "epochs": 3000},
+    "fb15k237": {"dim": 100, "margin": 1.0, "epochs": 3000, "published_mrr": 0.294},
+    "wn18rr": {"dim": 50, "margin": 5.0, "epochs": 3000, "published_mrr": 0.226},
 }
+"""published_mrr: test MRR of TransE in Nguyen et al. 2018; whether PyKEEN's experiment reaches it is not known."""
 TUNED = {"fb15k237": {"dim": 100, "margin": 9.0}, "wn18rr": {"dim": 100, "margin": 6.0}}
 NEGATIVES = 64
 POINTS = 20  # of our curve, besides the first epochs
@@ -100,7 +102,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     parts, num_entities, num_relations = numbered(arguments.triples)
     known = KnownAnswers(np.concatenate(parts), num_relations=num_relations)
-    curve = ours(arguments.road, parts, known, num_entities, num_relations)
+    reached = []
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder) / "train.npy", parts[0])
         job = {"triples": f"{folder}/train.npy", "entities": num_entities, "relations": num_relations}
@@ -109,11 +111,17 @@ def main() -> None:
         shipped = job | SHIPPED[graph] | {"way": "shipped", "output": f"{folder}/shipped"}
         tuned = job | TUNED[graph] | {"way": "tuned", "output": f"{folder}/tuned", "epochs": 100_000}
         for given in (of for of in (shipped, tuned) if of["way"] in arguments.ways):
-            compare(theirs(arguments.python, given, parts, known), curve, given)
+            reached.append((given, theirs(arguments.python, given, parts, known)[-1]))
+    wanted = max(max(last["mrr"], given.get("published_mrr", 0.0)) for given, last in reached)
+    curve = ours(arguments.road, parts, known, num_entities, num_relations, wanted)
+    for given, last in reached:
+        compare(last, curve, given)
 
 
-def ours(road: Path, parts: list[np.ndarray], known: KnownAnswers, entities: int, relations: int) -> list[dict]:
-    """Seconds of training and validation MRR after some epochs, until the road's epochs are over."""
+def ours(
+    road: Path, parts: list[np.ndarray], known: KnownAnswers, entities: int, relations: int, wanted: float
+) -> list[dict]:
+    """Seconds of training and validation MRR after some epochs, until it is `wanted` or the road's epochs are over."""
     settings = yaml.safe_load(road.read_text(encoding="utf-8"))["stages"]["vectors"]
     names = EmbedConfig.__dataclass_fields__.keys() - {"graph", "output"}
     given = {name: value for name, value in settings.items() if name in names}
@@ -129,6 +137,8 @@ def ours(road: Path, parts: list[np.ndarray], known: KnownAnswers, entities: int
             continue
         mrr = validation_mrr(found.model, parts, known)
         curve.append({"epochs": found.history.epoch, "seconds": round(found.history.seconds, 2), "mrr": mrr})
+        if mrr >= wanted:
+            break
     print(json.dumps({"benchmark": "wall time", "system": "ours", "road": road.name, "curve": curve}), flush=True)
     return curve
 
@@ -153,21 +163,24 @@ def theirs(python: str, job: dict[str, Any], parts: list[np.ndarray], known: Kno
     return line["kept"]
 
 
-def compare(kept: list[dict], curve: list[dict], job: dict[str, Any]) -> None:
-    """Our time to what PyKEEN reached in its time; for `shipped` also the whole run, extrapolated."""
-    last = kept[-1]
-    reached = next((point for point in curve if point["mrr"] >= last["mrr"]), None)
+def compare(last: dict[str, Any], curve: list[dict], job: dict[str, Any]) -> None:
+    """Our time to what PyKEEN reached in its time; for `shipped` also to what is published, PyKEEN's extrapolated."""
     line: dict[str, Any] = {"benchmark": "wall time", "against": job["way"], "pykeen_mrr": last["mrr"]}
     line |= {"pykeen_seconds": round(last["seconds"], 1), "pykeen_epochs": last["epochs"]}
-    if reached:
-        line |= {"our_mrr": reached["mrr"], "our_seconds": reached["seconds"]}
-        line["times_as_fast"] = round(last["seconds"] / reached["seconds"], 1)
+    if (point := first(curve, last["mrr"])) is not None:
+        line |= {"our_mrr": point["mrr"], "our_seconds": point["seconds"]}
+        line["times_as_fast"] = round(last["seconds"] / point["seconds"], 1)
     if job["way"] == "shipped":
         whole = last["seconds"] / last["epochs"] * job["epochs"]
-        line |= {"extrapolated_pykeen_seconds": round(whole), "our_whole_run_seconds": curve[-1]["seconds"]}
-        line["extrapolated_times_as_fast"] = round(whole / curve[-1]["seconds"], 1)
-        line["our_best_mrr"] = max(point["mrr"] for point in curve)
+        line |= {"published_mrr": job["published_mrr"], "extrapolated_pykeen_seconds": round(whole)}
+        if (point := first(curve, job["published_mrr"])) is not None:
+            line |= {"our_seconds_to_published": point["seconds"]}
+            line["extrapolated_times_as_fast"] = round(whole / point["seconds"], 1)
     print(json.dumps(line), flush=True)
+
+
+def first(curve: list[dict], mrr: float) -> dict | None:
+    return next((point for point in curve if point["mrr"] >= mrr), None)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 from kg.embed_config import EmbedConfig
 from kg.engines import choose_engine
 from kg.errors import InputError
 from kg.partitioned.evaluation import Candidates, MemoryTable, rank_on_disk
+from kg.partitioned.files import read_tensors, write_tensors
 from kg.progress import Progress, progress
 from kg.ranking import KnownAnswers, Ranks, fitting_batch_size, rank_triples
 from kg.split import TripleSplit
@@ -69,8 +70,7 @@ class Training:
         if self.folder is None:
             self._best = self.model.entities.clone(), self.model.relations.clone()
             return
-        tables = {"entities": self.model.entities, "relations": self.model.relations}
-        save_file(tables, self.folder / BEST.format(epoch=history.epoch))
+        write_tensors(self.folder / BEST.format(epoch=history.epoch), self._arrays(self._tables()))
         if not keep_older:
             self._forget_older()
 
@@ -78,36 +78,47 @@ class Training:
         """The best tables become the model's, in place; nothing happens where none were offered."""
         if self.history.best_mrr is None:
             return
-        if self.folder is None:
-            assert self._best is not None, "a best MRR comes with its tables"
-            entities, relations = self._best
-        else:
-            tables = load_file(self.folder / BEST.format(epoch=self.history.best_epoch))
-            entities, relations = tables["entities"], tables["relations"]
-        self.model.entities.copy_(entities)
-        self.model.relations.copy_(relations)
+        if self.folder is not None:
+            self._fill(self.folder / BEST.format(epoch=self.history.best_epoch), self._tables())
+            return
+        assert self._best is not None, "a best MRR comes with its tables"
+        for table, best in zip(self._tables().values(), self._best, strict=True):
+            table.copy_(best)
 
     def save(self) -> None:
         """Writes the checkpoint, whole or not at all."""
         assert self.folder is not None, "a checkpoint needs a folder"
-        tensors = {"entities": self.model.entities, "relations": self.model.relations, **self.trainer.state_dict()}
-        unfinished = self.folder / (CHECKPOINT + ".tmp")
+        tensors = self._tables() | self.trainer.state_dict()
         history = json.dumps({name: getattr(self.history, name) for name in History.__slots__})
-        save_file(tensors, unfinished, metadata={"history": history})
-        unfinished.rename(self.folder / CHECKPOINT)
+        write_tensors(self.folder / CHECKPOINT, self._arrays(tensors), {"history": history})
         self._forget_older()
 
     def resume(self) -> None:
         """Goes back to the checkpoint, where there is one."""
         if self.folder is None or not (self.folder / CHECKPOINT).exists():
             return
-        tensors = load_file(self.folder / CHECKPOINT)
         with safe_open(self.folder / CHECKPOINT, "pt") as file:
             history = json.loads(file.metadata()["history"])
-        self.model.entities.copy_(tensors["entities"])
-        self.model.relations.copy_(tensors["relations"])
-        self.trainer.load_state_dict(tensors)
+        state = self.trainer.state_dict()
+        self._fill(self.folder / CHECKPOINT, self._tables() | state)
+        self.trainer.load_state_dict(state)
         self.history = History(**history)
+
+    def _tables(self) -> dict[str, torch.Tensor]:
+        return {"entities": self.model.entities, "relations": self.model.relations}
+
+    @staticmethod
+    def _arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+        return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+
+    @staticmethod
+    def _fill(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Reads a file into the tensors, in place."""
+        arrays = Training._arrays(tensors)  # on the CPU the same memory
+        read_tensors(path, arrays)
+        for name, tensor in tensors.items():
+            if tensor.device.type != "cpu":
+                tensor.copy_(torch.from_numpy(arrays[name]))
 
     def clean(self) -> None:
         """Removes checkpoint and best tables: the folder is about to become the artifact."""

@@ -47,6 +47,7 @@ from kg.index_kinds import (
     choose_kind,
     padded,
     prepared,
+    reserve,
     train,
     tuned,
 )
@@ -137,6 +138,7 @@ class VectorIndex:
         with _faiss_threads(threads):
             index = KINDS[chosen].empty(padded(dim), len(vectors), METRICS[metric])
             train(index, vectors, metric, seed)
+            reserve(index, num_vectors)
             _add(index, chosen, vectors, metric, first_row=0)
             recall, effort = tuned(index, KINDS[chosen], vectors, metric, seed)
         return cls(index, names, metric=metric, dim=dim, kind=chosen, recall=recall, effort=effort, threads=threads)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kg.errors import InputError
 
+NAMES = {"float32": "F32", "int64": "I64", "uint8": "U8"}
+"""safetensors' names of types."""
 AT_ONCE = 1 << 28
 """Bytes of one system call; Linux moves at most 2 GB."""
 
@@ -85,23 +88,18 @@ class TableFile:
     @staticmethod
     def write(path: Path, name: str, shape: tuple[int, int], blocks: Iterable[np.ndarray]) -> None:
         """Streams blocks of float32 rows into a file, which stands under its name once it is whole."""
-        entry = {"dtype": "F32", "shape": list(shape), "data_offsets": [0, 4 * shape[0] * shape[1]]}
-        header = json.dumps({name: entry}).encode()
-        header += b" " * (-len(header) % 8)
-        unfinished, rows = path.with_name(path.name + ".tmp"), 0
-        with unfinished.open("wb") as file:
-            file.write(len(header).to_bytes(8, "little") + header)
+        rows = 0
+
+        def checked() -> Iterator[np.ndarray]:
+            nonlocal rows
             for block in blocks:
-                if not block.size:
-                    continue
                 assert block.dtype == np.float32, "the header says F32"
                 assert block.shape[1:] == shape[1:], "every row has the table's width"
-                file.write(np.ascontiguousarray(block).data.cast("B"))
                 rows += len(block)
+                yield block
             assert rows == shape[0], f"{rows} rows came where {shape[0]} were announced"
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.rename(path)
+
+        _write(path, {name: ("F32", list(shape), 4 * shape[0] * shape[1])}, checked(), {})
 
     def block(self, start: int, stop: int) -> np.ndarray:
         """Rows start to stop, float32 (n, dim)."""
@@ -122,3 +120,44 @@ class TableFile:
             for place, row in enumerate(rows.tolist()):
                 read_into(file.fileno(), found[place], self._begin + row * self.dim * 4)
         return found
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """A safetensors file of float32, int64 or uint8 arrays, written from where they lie: safetensors' own writer copies
+    them first, and a table may be half of the memory."""
+    entries = {name: (NAMES[of.dtype.name], list(of.shape), of.nbytes) for name, of in tensors.items()}
+    _write(path, entries, tensors.values(), metadata or {})
+
+
+def read_tensors(path: Path, into: Mapping[str, np.ndarray]) -> None:
+    """Fills arrays of the shapes and types in the file, in place; tensors that nobody named are passed over."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        for name, array in into.items():
+            entry = header[name]
+            kind = (entry["dtype"], entry["shape"])
+            assert kind == (NAMES[array.dtype.name], list(array.shape)), f"{name} was written as {kind}"
+            read_into(file.fileno(), array, 8 + length + entry["data_offsets"][0])
+
+
+def _write(
+    path: Path, entries: Mapping[str, tuple[str, list[int], int]], arrays: Iterable[np.ndarray], metadata: Mapping
+) -> None:
+    """entries: type, shape and bytes of each tensor, in the order of `arrays`, which may come in pieces."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    at = 0
+    for name, (dtype, shape, size) in entries.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    unfinished = path.with_name(path.name + ".tmp")
+    with unfinished.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for array in arrays:
+            if array.size:
+                file.write(np.ascontiguousarray(array).data.cast("B"))
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.rename(path)
