@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pyarrow as pa
@@ -45,7 +45,7 @@ def test_every_stage_of_the_table_has_config_and_run() -> None:
         config_class = stage.config_class()
         assert callable(config_class.inputs), name
         assert {"output"} <= set(config_class.__dataclass_fields__), name
-        undocumented = [f for f in config_class.__dataclass_fields__ if not _documented(config_class, f)]
+        undocumented = [f.name for f in fields(config_class) if not _documented(config_class, f.name)]
         assert not undocumented, f"{name}: fields without a docstring: {undocumented}"
 
 
@@ -55,7 +55,7 @@ def test_every_view_of_the_table_has_config_and_function() -> None:
         config_class = view.config_class()
         assert callable(getattr(sys.modules[view.module], view.function)), name
         assert set(view.places) <= set(config_class.__dataclass_fields__), name
-        undocumented = [f for f in config_class.__dataclass_fields__ if not _documented(config_class, f)]
+        undocumented = [f.name for f in fields(config_class) if not _documented(config_class, f.name)]
         assert not undocumented, f"{name}: fields without a docstring: {undocumented}"
     assert not set(VIEWS) & set(STAGES)
     for stage in STAGES.values():
