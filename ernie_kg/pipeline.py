@@ -13,6 +13,7 @@ The file names an output folder and the stages:
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from kg.artifact import MANIFEST, Manifest, StageConfig, fingerprint, open_artif
 from kg.errors import InputError
 
 EVERYTHING = "@*"
+STEP_NAME = re.compile(r"\w[\w-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def load_road(path: Path, overrides: Mapping[str, Any] | None = None) -> list[St
     """
     data = read_yaml(path)
     _override(data, overrides or {}, path)
-    unknown = sorted(set(data) - {"output", "stages"})
+    unknown = sorted(str(key) for key in set(data) - {"output", "stages"})
     if unknown:
         raise InputError(f"{path}: unknown key {unknown[0]}; known: output, stages")
     if not isinstance(data.get("stages"), dict) or not data["stages"]:
@@ -59,6 +61,10 @@ def load_road(path: Path, overrides: Mapping[str, Any] | None = None) -> list[St
         raise InputError(f"{path}: expected `output`, the folder to write, got {data.get('output')!r}")
     steps: list[Step] = []
     for name, settings in data["stages"].items():
+        if not isinstance(name, str) or not STEP_NAME.fullmatch(name):
+            raise InputError(
+                f"{path}: expected a step's name of letters, digits, - and _, which becomes its folder's, got {name!r}"
+            )
         steps.append(_step(name, settings, Path(data["output"]), [s.name for s in steps], path))
     return steps
 

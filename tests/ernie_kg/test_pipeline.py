@@ -54,12 +54,13 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def road_file(folder: Path, **second: Any) -> Path:
     (folder / "a.txt").write_text("A")
-    extra = "".join(f", {key}: {value}" for key, value in second.items())
+    settings = {"stage": "join", "sources": "['@first', '@first']"} | second
+    middle = ", ".join(f"{key}: {value}" for key, value in settings.items())
     path = folder / "road.yaml"
     path.write_text(
         f"output: {folder}/run\nstages:\n"
         f"  first: {{stage: join, sources: [{folder}/a.txt]}}\n"
-        f"  second: {{stage: join, sources: ['@first', '@first']{extra}}}\n"
+        f"  second: {{{middle}}}\n"
         f"  third: {{stage: join, sources: '@*'}}\n"
     )
     return path
@@ -150,3 +151,12 @@ def test_one_stage_alone_takes_config_file_and_options(
     assert main(["join", "--output", str(tmp_path / "o"), "--joinr", "_"]) == 2
     assert main(["join", "--sources", f"[{tmp_path}/none.txt]", "--output", str(tmp_path / "o")]) == 2
     assert capsys.readouterr().err.count("\n") == 2
+
+
+@pytest.mark.parametrize("name", ["null", "7", "..", "a/b", '""', "[x, y]", "'@a'"])
+def test_a_step_whose_name_can_be_no_folder_is_refused(tmp_path: Path, name: str) -> None:
+    """`&graph: …` is a YAML anchor and an empty key; a step named `..` would be written beside the run."""
+    road = tmp_path / "road.yaml"
+    road.write_text(f"output: {tmp_path}/run\nstages:\n  ? {name}\n  : {{stage: kg build, reader: tsv, source: x}}\n")
+    with pytest.raises(InputError, match=r"step's name|not valid YAML"):
+        load_road(road)

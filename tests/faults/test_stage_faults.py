@@ -45,7 +45,10 @@ def same_files(folder: Path, expected: Path) -> bool:
     return read_manifest(folder).data["files"] == read_manifest(expected).data["files"]
 
 
-@pytest.mark.parametrize(("fault", "message"), [("full-disk", "the disk is full"), ("read-only", "cannot be written")])
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [("full-disk", "disk is full|No space left on device"), ("read-only", "cannot be written|Read-only file system")],
+)
 def test_a_disk_that_takes_nothing_is_one_line_in_every_stage(
     own_data_run: Run, tmp_path: Path, fault: str, message: str, long_faults: bool
 ) -> None:
@@ -57,7 +60,7 @@ def test_a_disk_that_takes_nothing_is_one_line_in_every_stage(
     for row in found:
         assert row["code"] == 2, row
         assert len(row["lines"]) == 1, row
-        assert message in row["lines"][0], row
+        assert re.search(message, row["lines"][0]), row
         assert not row["artifact"], row
 
 
