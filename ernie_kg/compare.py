@@ -16,7 +16,15 @@ import orjson
 from ernie.training.configuration import TrainingConfig
 from finetune.run import FinetuneConfig
 from finetune.tasks.spec import Pooling
-from kg.artifact import MANIFEST, ArtifactWriter, fingerprint, open_artifact, write_artifact
+from kg.artifact import (
+    MANIFEST,
+    ArtifactWriter,
+    StageConfig,
+    fingerprint,
+    open_artifact,
+    source_digest,
+    write_artifact,
+)
 from kg.errors import InputError
 from kg.sources import resolve_source, source_path
 
@@ -66,6 +74,10 @@ PRETRAININGS: dict[str, dict[str, Any]] = {
 
 PAIRS = [("ernie", other) for other in ARMS if other != "ernie"] + [("text_pretrained", "text")]
 """Differences that are tested."""
+
+
+ONLY_PRETRAINED = ("text_pretrained", "ernie_without_dea")
+"""Arms that are no arms of their own where nothing is pretrained."""
 
 
 class Unfinished(InputError):
@@ -120,7 +132,7 @@ class FinetuneSettings:
 class CompareConfig:
     """Which encoder, examples and knowledge, and how long every arm is trained."""
 
-    WITHOUT_EFFECT: ClassVar[tuple[str, ...]] = ("max_minutes", "pretrained")
+    WITHOUT_EFFECT: ClassVar[tuple[str, ...]] = ("max_minutes", "work")
 
     output: Path
     """Folder to write: comparison.json, table.md, every arm's predictions."""
@@ -136,15 +148,15 @@ class CompareConfig:
     """Artifact of `pretrain prepare`; none leaves the pretraining away: every arm begins with the encoder as it is."""
     linked: Path | None = None
     """Artifact of `link`; its mentions join the examples' own links."""
-    pretrained: Path | None = None
-    """Folder that keeps the pretrained models, so that comparisons on other examples need not make them again; none
-    keeps them only as long as the comparison runs."""
+    work: Path | None = None
+    """Folder that keeps every pretrained and fine-tuned model: a comparison of more arms, or on other examples, takes
+    from it what is made already. None keeps them only as long as the comparison runs."""
     pretraining: PretrainSettings = field(default_factory=PretrainSettings)
     """Of every arm that is pretrained."""
     finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
     """Of every arm."""
     arms: tuple[str, ...] = ()
-    """Keys of ernie_kg.compare.ARMS; empty is all."""
+    """Keys of ernie_kg.compare.ARMS; empty is all, without instances those that differ by more than pretraining."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Every arm is fine-tuned once a seed, from the same pretraining."""
     seed: int = 0
@@ -156,6 +168,9 @@ class CompareConfig:
         unknown = [name for name in self.arms if name not in ARMS]
         if unknown:
             raise InputError(f"arm {unknown[0]!r} is unknown; there are {', '.join(ARMS)}")
+        same = [name for name in self.arms if name in ONLY_PRETRAINED]
+        if same and self.instances is None:
+            raise InputError(f"arm {same[0]!r} differs from another by its pretraining alone; give instances for it")
 
     def inputs(self) -> dict[str, Path]:
         named = {"instances": self.instances, "linked": self.linked}
@@ -168,7 +183,8 @@ def run(config: CompareConfig) -> Path:
     """Pretrains and fine-tunes every arm, and writes one table: comparison.json and table.md.
 
     Figures of every arm over the seeds, in buckets (`finetune.comparison.buckets`), and paired differences. An arm that
-    is done stays done: an interrupted comparison goes on with the next. The arms' weights are removed at the end.
+    is done stays done: an interrupted comparison goes on with the next. The arms' weights are removed at the end,
+    unless `work` keeps them.
 
     Raises:
         InputError: the vectors were embedded with the facts that these examples ask for; what the stages raise.
@@ -176,7 +192,7 @@ def run(config: CompareConfig) -> Path:
     """
     check_leaks(config)
     started = time.monotonic()
-    names = [name for name in ARMS if not config.arms or name in config.arms]
+    names = arms_of(config)
     with write_artifact(config, stage=STAGE, resumable=True) as writer:
         worked = False
         for number, name in enumerate(names):
@@ -189,6 +205,12 @@ def run(config: CompareConfig) -> Path:
             worked |= train_arm(config, name, writer.path)
         record(config, names, writer)
     return config.output
+
+
+def arms_of(config: CompareConfig) -> list[str]:
+    """The arms asked for, in the table's order."""
+    wanted = config.arms or [name for name in ARMS if config.instances is not None or name not in ONLY_PRETRAINED]
+    return [name for name in ARMS if name in wanted]
 
 
 def check_leaks(config: CompareConfig) -> None:
@@ -205,31 +227,48 @@ def check_leaks(config: CompareConfig) -> None:
 
 
 def train_arm(config: CompareConfig, name: str, folder: Path) -> bool:
-    """Pretrains (unless another arm has) and fine-tunes one arm into `folder`; False where that is done already."""
+    """Pretrains (unless another arm has) and fine-tunes one arm; False where that is done already.
+
+    folder: where models lie that `config.work` does not keep.
+    """
+    from finetune.run import STAGE as FINETUNE
     from finetune.run import run as finetune
 
-    arm, own = ARMS[name], folder / "arms" / name
-    if (own / MANIFEST).exists():
-        return False
-    model = source_path(config.base)
+    arm = ARMS[name]
     if arm.pretraining and config.instances is not None:
-        model = pretrained_model(config, arm.pretraining, folder / "pretrained")
-    finetune(finetune_config(config, arm, model, own))
+        from pretrain.run import STAGE as PRETRAIN
+        from pretrain.run import run as pretrain
+
+        settings = pretrain_config(config, arm.pretraining, pretrained_folder(config, arm.pretraining, folder))
+        if not is_made(settings, PRETRAIN):
+            pretrain(settings)
+    made = arm_config(config, name, folder)
+    if is_made(made, FINETUNE):
+        return False
+    finetune(made)
     return True
 
 
-def pretrained_model(config: CompareConfig, name: str, folder: Path) -> Path:
-    """The model of one pretraining; made, unless one with these settings and inputs lies there."""
-    from pretrain.run import STAGE as PRETRAIN
-    from pretrain.run import run as pretrain
+def is_made(config: StageConfig, stage: str) -> bool:
+    """Whether the artifact of these settings and inputs lies at its place."""
+    if not (Path(config.output) / MANIFEST).exists():
+        return False
+    return open_artifact(config.output, stage=stage).data["fingerprint"] == fingerprint(stage, config)
 
-    model = (config.pretrained or folder) / name
-    settings = pretrain_config(config, name, model)
-    if (model / MANIFEST).exists():
-        made = open_artifact(model, stage=PRETRAIN)
-        if made.data["fingerprint"] == fingerprint(PRETRAIN, settings):
-            return model
-    return pretrain(settings)
+
+def pretrained_folder(config: CompareConfig, name: str, folder: Path) -> Path:
+    """Where the model of one pretraining lies."""
+    return (config.work or folder) / "pretrained" / name
+
+
+def arm_config(config: CompareConfig, name: str, folder: Path) -> FinetuneConfig:
+    """The fine-tuning of one arm, and in its `output` where it lies; in `config.work` apart by the examples."""
+    arm = ARMS[name]
+    model = source_path(config.base)
+    if arm.pretraining and config.instances is not None:
+        model = pretrained_folder(config, arm.pretraining, folder)
+    arms = folder / "arms" if config.work is None else config.work / f"arms-{source_digest(config.examples)[:12]}"
+    return finetune_config(config, arm, model, arms / name)
 
 
 def pretrain_config(config: CompareConfig, name: str, output: Path) -> PretrainConfig:
@@ -289,10 +328,10 @@ def record(config: CompareConfig, names: list[str], writer: ArtifactWriter) -> N
     from finetune.evaluation import primary_score
     from finetune.task_model import read_task
 
-    arms = writer.path / "arms"
-    spec, _, _ = read_task(arms / names[0])
-    split = open_artifact(arms / names[0], stage="finetune run").figures["scored_split"]
-    answers = {name: arm_answers(config, arms / name, spec) for name in names}
+    arms = {name: arm_config(config, name, writer.path).output for name in names}
+    spec, _, _ = read_task(arms[names[0]])
+    split = open_artifact(arms[names[0]], stage="finetune run").figures["scored_split"]
+    answers = {name: arm_answers(config, folder, spec) for name, folder in arms.items()}
     score = primary_score(spec)
     found = buckets(*_examples(config, split), degree=degrees(config.graph), roles=spec.roles)
     figures = {
@@ -302,11 +341,11 @@ def record(config: CompareConfig, names: list[str], writer: ArtifactWriter) -> N
         "buckets": {name: len(rows) for name, rows in found.items()},
         "arms": {
             name: {
-                **_over_seeds(arms / name, split),
+                **_over_seeds(folder, split),
                 "in_buckets": {b: answers[name][rows].score(score) for b, rows in found.items() if len(rows)},
-                "minutes": open_artifact(arms / name, stage="finetune run").data["seconds"] / 60,
+                "minutes": open_artifact(folder, stage="finetune run").data["seconds"] / 60,
             }
-            for name in names
+            for name, folder in arms.items()
         },
         "differences": {
             f"{one} - {other}": paired_difference(answers[one], answers[other], score, seed=config.seed)
@@ -319,7 +358,7 @@ def record(config: CompareConfig, names: list[str], writer: ArtifactWriter) -> N
     (writer.path / "comparison.json").write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2))
     (writer.path / "table.md").write_text(table(figures), encoding="utf-8")
     writer.headline = _headline(figures)
-    keep_predictions(writer.path, names)
+    keep_predictions(writer.path, arms)
 
 
 def arm_answers(config: CompareConfig, folder: Path, spec: TaskSpec) -> Answers:
@@ -362,16 +401,15 @@ def table(figures: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def keep_predictions(folder: Path, names: list[str]) -> None:
-    """Removes every model; manifests and predictions of the arms stay as plain files."""
-    for name in names:
-        own = folder / "arms" / name
+def keep_predictions(folder: Path, arms: Mapping[str, Path]) -> None:
+    """Copies manifests and predictions of the arms as plain files; removes the models that lie in the folder."""
+    for name, own in arms.items():
         for path in sorted(own.rglob("*.jsonl")):
             part = "" if path.parent == own else f"-{path.parent.name}"
-            path.rename(folder / f"{name}{part}.jsonl")
-        (own / MANIFEST).rename(folder / f"{name}.json")
-    shutil.rmtree(folder / "arms")
-    shutil.rmtree(folder / "pretrained", ignore_errors=True)
+            shutil.copyfile(path, folder / f"{name}{part}.jsonl")
+        shutil.copyfile(own / MANIFEST, folder / f"{name}.json")
+    for part in ("arms", "pretrained"):
+        shutil.rmtree(folder / part, ignore_errors=True)
 
 
 def _over_seeds(folder: Path, split: str) -> dict[str, dict[str, float]]:

@@ -235,11 +235,12 @@ def _encode(
 ) -> list[Encoding]:
     from ernie import EntitySpan
 
-    pairs = [example.text_pair or "" for example in examples]
+    # None where there is no second text: each is encoded by itself, whatever stands beside it in the batch.
+    pairs: list[Any] = [example.text_pair or None for example in examples]
     return tokenizer.encode(
         [text.text for text in marked],
         [[EntitySpan(start=k.start, end=k.end, entity=k.entity) for k in text.links] for text in marked],
-        text_pairs=pairs if any(pairs) else None,
+        text_pairs=pairs,
         max_length=max_length,
     )
 

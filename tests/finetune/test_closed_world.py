@@ -5,28 +5,56 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import AutoTokenizer, BertConfig, BertModel
 
+from entity_linking.annotate import LINKED
+from ernie import ErnieConfig
 from ernie.training import TrainingConfig
-from ernie_kg.compare import ARMS, CompareConfig, FinetuneSettings, Unfinished, degrees, run, table
+from ernie_kg.compare import (
+    ARMS,
+    PRETRAININGS,
+    CompareConfig,
+    FinetuneSettings,
+    PretrainSettings,
+    Unfinished,
+    degrees,
+    run,
+    table,
+)
 from finetune.comparison import Answers, buckets, paired_difference
 from finetune.metrics import accuracy
 from finetune.tasks.schema import EntityLink, Example, Span
-from kg.artifact import open_artifact
+from kg.artifact import open_artifact, write_artifact
 from kg.build import BuildConfig
 from kg.build import run as build_graph
 from kg.embed import EmbedConfig
 from kg.embed import run as embed
 from kg.errors import InputError
+from pretrain.prepare import PrepareConfig
+from pretrain.prepare import run as prepare
 
 NUM_ENTITIES, NUM_SEEN = 480, 320
 COUNTRIES = ["north", "east", "south", "west"]
 CHANCE = 1 / len(COUNTRIES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeConfig:
+    """The least a stage's config offers, for an artifact that a test writes itself."""
+
+    output: Path
+
+    def inputs(self) -> dict[str, Path]:
+        return {}
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +162,102 @@ def test_an_unfinished_comparison_goes_on_with_the_next_arm(world: CompareConfig
     assert set(figures["arms"]["text"]["macro_f1"]) == {"mean", "sd", "low", "high"}
     assert "± " in table(figures)
     assert (world.output / "ernie-1.jsonl").exists()
+
+
+def test_a_comparison_of_more_arms_takes_what_is_kept(world: CompareConfig, monkeypatch: pytest.MonkeyPatch):
+    """And no more than that: other settings must not be answered by an arm of the same name."""
+    import finetune.run as stage
+
+    begun = []
+    real = stage.run
+    monkeypatch.setattr(stage, "run", lambda config: (begun.append(config.output.name), real(config))[1])
+    kept = short(world, arms=("text",), work=world.output.with_name("work"))
+    run(kept)
+    run(dataclasses.replace(kept, arms=("text", "ernie"), output=world.output.with_name("more")))
+    assert begun == ["text", "ernie"]
+    assert (world.output.with_name("more") / "text.jsonl").exists()
+    finetuning = dataclasses.replace(kept.finetuning, max_train=12)
+    run(dataclasses.replace(kept, finetuning=finetuning, output=world.output.with_name("other")))
+    assert begun == ["text", "ernie", "text"]
+
+
+@pytest.fixture
+def instances(world: CompareConfig, pretrained: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A plain BERT, and pretraining instances of a few linked documents."""
+    draw = random.Random(0)
+    documents = []
+    for number in range(30):
+        text, mentions = "", []
+        for _ in range(6):
+            mentions.append({"start": len(text), "end": len(text) + 1, "entity": f"Q{draw.randrange(9)}", "score": 1.0})
+            text += " ".join(draw.choice("abcdefgh") for _ in range(6)) + ". "
+        documents.append({"id": str(number), "title": "", "text": text, "mentions": mentions})
+    with write_artifact(MadeConfig(output=tmp_path / "linked"), stage="link") as writer:
+        pq.write_table(pa.Table.from_pylist(documents, schema=LINKED), writer.path / "shard-00000.parquet")
+    vocabulary = AutoTokenizer.from_pretrained(pretrained)
+    vocabulary.save_pretrained(tmp_path / "bert")
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=len(vocabulary), max_position_embeddings=64, **shape)).save_pretrained(
+        tmp_path / "bert"
+    )
+    prepared = prepare(
+        PrepareConfig(
+            linked=tmp_path / "linked",
+            tokenizer=str(tmp_path / "bert"),
+            vectors=world.vectors,
+            output=tmp_path / "instances",
+            max_length=32,
+            dev=0.2,
+            test=0.0,
+        )
+    )
+    return tmp_path / "bert", prepared
+
+
+def test_every_arm_is_pretrained_as_it_says(world: CompareConfig, instances: tuple[Path, Path]):
+    """An arm that quietly begins elsewhere, or reads what it should not, decides the whole table."""
+    bert, prepared = instances
+    arms = ("text", "text_pretrained", "ernie", "ernie_shuffled", "ernie_without_dea", "metadata")
+    training = TrainingConfig(max_steps=1, batch_size=4, learning_rate=1e-4, precision="fp32")
+    asked = short(
+        world,
+        arms=arms,
+        base=str(bert),
+        instances=prepared,
+        work=world.output.with_name("work"),
+        pretraining=PretrainSettings(training=training, heldout_instances=4),
+    )
+    with pytest.raises(InputError, match="'text_pretrained' differs from another by its pretraining alone"):
+        dataclasses.replace(asked, instances=None, arms=("text_pretrained",))
+    words = {f"Q{n}": "an entity of the graph" for n in range(NUM_ENTITIES)}
+    asked = dataclasses.replace(asked, graph=described(world.graph, words))
+    figures = open_artifact(run(asked), stage="finetune compare").figures
+    assert list(figures["arms"]) == list(arms)
+    begun = {}
+    for name in arms:
+        config = orjson.loads((asked.output / f"{name}.json").read_bytes())["config"]
+        begun[name] = Path(config["model"]).name
+        assert (config["entities"] == "none") == (name in ("text", "text_pretrained", "metadata"))
+        assert config["seeds"] == [0]
+    assert begun == {name: ARMS[name].pretraining or bert.name for name in arms}
+    made = [name for name in PRETRAININGS if name in {ARMS[arm].pretraining for arm in arms}]
+    layers = {name: ErnieConfig.from_pretrained(asked.work / "pretrained" / name).layer_types for name in made}
+    assert layers == {name: ["text", "text"] if name == "text" else ["mix", "fuse"] for name in made}
+    controls = {
+        name: open_artifact(asked.work / "pretrained" / name, stage="pretrain run").data["config"] for name in made
+    }
+    assert controls["shuffled"]["entity_control"] == "shuffled"
+    assert [name for name in made if controls[name]["objectives"]["dea"] == 0] == ["text", "no_dea"]
+
+
+def described(graph: Path, words: dict[str, str]) -> Path:
+    """The same graph from a source that describes its entities."""
+    source = graph.parent / "described"
+    source.mkdir()
+    (source / "triples.tsv").write_bytes((graph.parent / "triples.tsv").read_bytes())
+    records = [{"id": name, "description": said} for name, said in words.items()]
+    (source / "entities.jsonl").write_bytes(b"\n".join(map(orjson.dumps, records)))
+    return build_graph(BuildConfig(reader="tsv", source=str(source), output=graph.parent / "described-graph"))
 
 
 @pytest.mark.faults

@@ -217,3 +217,15 @@ def test_label_rows_do_not_depend_on_the_order_of_examples():
     examples = [Example(id=str(n), text="a", label=name) for n, name in enumerate("cabca")]
     assert label_rows(examples) == label_rows(examples[::-1]) == {"a": 0, "b": 1, "c": 2}
     assert np.array_equal(list(label_rows(examples).values()), [0, 1, 2])
+
+
+def test_a_text_is_encoded_alike_whatever_stands_beside_it(tokenizer: ernie.ErnieTokenizer):
+    """A second text in one example must not give the others an empty one: answers would depend on the batch."""
+    alone = Example(id="1", text="a b", label="x")
+    pair = Example(id="2", text="a b", text_pair="c", label="x")
+    settings = {"spec": TASKS["sequence_classification"], "tokenizer": tokenizer, "label_to_id": {"x": 0, "y": 1}}
+    settings |= {"max_length": 16, "linked": None, "entities": "none"}
+    first, _ = encode_examples([alone], **settings)
+    both, _ = encode_examples([alone, pair], **settings)
+    assert first[0]["input_ids"].tolist() == both[0]["input_ids"].tolist()
+    assert len(both[1]["input_ids"]) == len(both[0]["input_ids"]) + 2
