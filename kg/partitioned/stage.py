@@ -49,16 +49,15 @@ def embed_partitioned(graph: GraphFacts, config: EmbedConfig, writer: ArtifactWr
 
     valid = held_out.valid[: config.max_ranked]
     found.fit((lambda: ranks(valid).metrics()["mrr"]) if len(valid) else None)
-    writer.figures.update(found.figures(), forecast_of=config.memory_gb or None)
+    writer.figures.update(found.figures())
     writer.counts["train_triples"] = len(found.buckets)
     _note_untrained(found, graph, writer)
     _measure(held_out.test, ranks, candidates, reason, graph, writer)
     write_ids(graph, writer.path)
     write_relations(found.relations, graph.num_relations, writer.path)
-    table, trained = found.table, found.trained
-    found.clean()
     release_memory()
-    write_index(table, trained, graph, config, writer, threads)
+    write_index(found.table, found.trained, graph, config, writer, threads)
+    found.clean()
 
 
 def _split(graph: GraphFacts, config: EmbedConfig, writer: ArtifactWriter) -> tuple[Source, HeldOut, str]:

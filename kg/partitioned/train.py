@@ -165,7 +165,9 @@ class PartitionedTraining:
             self.train((epoch + until) * per_epoch - state.step)
             state = self.state
         if validate is not None and state.best_mrr is not None:
-            (self.folder / BEST.format(epoch=state.best_epoch)).replace(self.folder / TABLE)
+            best = self.folder / BEST.format(epoch=state.best_epoch)
+            if best.exists():  # else a killed run had come this far
+                best.replace(self.folder / TABLE)
             self.shared.relations = load_file(self.folder / BEST_RELATIONS.format(epoch=state.best_epoch))["relations"]
         else:
             self.write()

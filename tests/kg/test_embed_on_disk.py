@@ -16,7 +16,7 @@ from kg.embed import EmbedConfig, run
 from kg.errors import InputError
 from kg.graph import ENTITIES, RELATIONS, GraphFacts, KnowledgeGraph
 from kg.index import VectorIndex
-from kg.partitioned import train
+from kg.partitioned import stage, train
 from kg.partitioned.evaluation import Candidates
 from kg.partitioned.sources import hold_out, without
 from kg.ranking import KnownAnswers, rank_triples
@@ -146,6 +146,24 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(tmp_path, monkeypatch, stop_at
     }
     for name in ("loss_curve", "validation_curve", "best_epoch", "mrr"):
         assert again.figures[name] == whole.figures[name], name
+
+
+@pytest.mark.faults
+def test_a_stage_killed_behind_its_training_does_not_train_again(tmp_path, monkeypatch):
+    """The index of many millions of entities takes hours as well; they must not cost those of the training."""
+    graph = made_graph(tmp_path / "graph", cube_triples())
+    given = {"epochs": 4, "evaluate_every": 1, "patience": 0}
+    whole = opened(run(config(graph, tmp_path / "whole", **given)))
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, "write_index", lambda *rest: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(config(graph, tmp_path / "cut", **given))
+    monkeypatch.setattr(train.PartitionedTraining, "train", lambda self, steps=None: pytest.fail("it trains again"))
+    again = opened(run(config(graph, tmp_path / "cut", **given)))
+    assert {n: f["sha256"] for n, f in again.data["files"].items()} == {
+        n: f["sha256"] for n, f in whole.data["files"].items()
+    }
+    assert again.figures["mrr"] == whole.figures["mrr"]
 
 
 def test_facts_of_a_task_reach_no_vector(tmp_path):
