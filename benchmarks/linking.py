@@ -1,7 +1,7 @@
 """How fast the linker is and what it holds in memory, one JSON line a figure, beside peers in the same run.
 
 python benchmarks/linking.py speed                                 a million made entities, 150,000 names, real text
-python benchmarks/linking.py speed --aliases 1000000               the same with a million names
+python benchmarks/linking.py speed --aliases 1000000 --alone       the same with a million names, no peers
 python benchmarks/linking.py dense --graph G --vectors V           WordNet's nouns: half of all words are mentions
 python benchmarks/linking.py memory --graph G --vectors V          the stage on the same text once, 10 and 40 times
 
@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("part", choices=tuple(PARTS))
     parser.add_argument("--graph", type=Path)
     parser.add_argument("--vectors", type=Path)
+    parser.add_argument("--alone", action="store_true", help="without the peers, which take long for many names")
     parser.add_argument("--aliases", type=int, default=NUM_ALIASES)
     parser.add_argument("--num-entities", type=int, default=NUM_ENTITIES)
     arguments = parser.parse_args()
@@ -87,7 +88,7 @@ def speed(documents: Sequence[Document], arguments: argparse.Namespace) -> list[
     lines = [{"figure": "build", "aliases": len(names), "seconds": round(seconds, 2), "memory_mb": peak_memory()}]
     lines += ours(linker, texts)
     lines += opened(linker, texts)
-    return lines + beside_peers(lines, names, linker, texts)
+    return lines if arguments.alone else lines + beside_peers(lines, names, linker, texts)
 
 
 def beside_peers(
