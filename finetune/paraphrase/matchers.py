@@ -108,8 +108,11 @@ class DecomposableAttention(Matcher):
         return self.aggregate(torch.cat([of_left, of_right], dim=-1)).squeeze(-1)
 
     def _vectors(self, ids: Tensor) -> Tensor:
+        """(rows, length, hidden_size); words are scaled up so that the sinusoids do not drown them."""
         vectors = self.project(self.embedding(ids))
-        return vectors + sinusoids(ids.shape[1], vectors.shape[-1]).to(vectors) if self.sizes["positions"] else vectors
+        if not self.sizes["positions"]:
+            return vectors
+        return vectors * vectors.shape[-1] ** 0.5 + sinusoids(ids.shape[1], vectors.shape[-1]).to(vectors)
 
 
 class CrossEncoder(Matcher):

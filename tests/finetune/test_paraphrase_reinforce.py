@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune.paraphrase.batches import Timed, padded, sequence_mask, source_pieces, word_mask
+from finetune.paraphrase.batches import Timed, sequence_mask, source_pieces, word_mask
 from finetune.paraphrase.configuration import ImitationConfig, InverseConfig, ReinforceConfig
 from finetune.paraphrase.copying import Generator
 from finetune.paraphrase.decoding import sample
@@ -253,6 +253,7 @@ def test_roll_outs_are_worth_what_is_expected_of_a_prefix() -> None:
     assert found[1, 1] == rewards[1]
 
 
+@torch.no_grad()
 def expected_reward(model: Generator, batch: Any, prefix: Tensor, reward: Callable[..., Tensor]) -> float:
     """Of completions to three words at most, over the ids that may be written, renormalised as sampling does."""
     memory = model.encode(batch).select(torch.tensor([0]))
@@ -455,7 +456,3 @@ def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any]) -> Non
         InverseConfig(matcher_steps=0)
     with pytest.raises(InputError):
         ImitationConfig(rate=1.5)
-
-
-def test_rows_of_different_length_make_one_matrix() -> None:
-    assert padded([np.array([1, 2]), np.array([3])], 9).tolist() == [[1, 2], [3, 9]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,19 @@ def test_one_sentence_is_printed(folder: Path) -> None:
         text(TextConfig(generator=folder / "mle", text="a " * 9))
     with pytest.raises(InputError, match="'Q' does not stand"):
         text(TextConfig(generator=folder / "mle", text="a b", keep=("Q",)))
+
+
+def test_the_lines_of_the_guide_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The generator here reads eight pieces at most, so the guide's sentence is counted as too long."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "rbm").symlink_to(folder / "mle")
+    monkeypatch.chdir(tmp_path)
+    guide = Path(__file__).resolve().parents[2] / "docs" / "paraphrase.md"
+    (lines,) = re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), flags=re.DOTALL)
+    exec(lines, {})
+    assert "source_too_long" in capsys.readouterr().out
 
 
 def test_what_no_paraphrase_is_made_of_is_counted(folder: Path) -> None:
