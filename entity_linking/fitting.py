@@ -109,10 +109,11 @@ def joined(parts: Sequence[Examples]) -> Examples:
     )
 
 
-def fit_weights(examples: Examples, *, penalty: float = PENALTY) -> LinkWeights:
+def fit_weights(examples: Examples, *, ranking: LinkWeights | None = None, penalty: float = PENALTY) -> LinkWeights:
     """The weights of the highest penalised likelihood; terms that the examples lack get weight 0.
 
-    Mentions whose target is `UNKNOWN` teach nothing. The bias `nil` is not penalised.
+    Mentions whose target is `UNKNOWN` teach nothing. The bias `nil` is not penalised. ranking: weights of the
+    candidates' terms that stay as they are, so that only those of NIL are fitted.
     """
     known = examples.of_mentions(examples.target != UNKNOWN)
     scale, nil_scale = _deviation(known.terms), _deviation(known.nil_terms)
@@ -123,6 +124,8 @@ def fit_weights(examples: Examples, *, penalty: float = PENALTY) -> LinkWeights:
     right[known.target[known.target >= 0]] = 1.0
     right_nil = (known.target == NIL).astype(np.float64)
     penalised = np.array([1.0] * terms.shape[1] + [float(name != "nil") for name in known.nil_names])
+    given = np.array([getattr(ranking, name, 0.0) for name in known.names]) * scale
+    fitted = np.concatenate([np.full(len(scale), ranking is None), np.ones(len(nil_scale), bool)])
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         logits, nil = terms @ weights[: terms.shape[1]], nil_terms @ weights[terms.shape[1] :]
@@ -130,10 +133,13 @@ def fit_weights(examples: Examples, *, penalty: float = PENALTY) -> LinkWeights:
         likelihood = np.where(right_nil > 0, nil_score, np.bincount(mention, score * right, minlength=len(sizes)))
         gradient = np.concatenate([terms.T @ (score - right), nil_terms.T @ (nil_score - right_nil)]) / len(sizes)
         shrinkage = penalty * penalised * weights
-        return -np.log(likelihood.clip(1e-300)).mean() + shrinkage @ weights / 2, gradient + shrinkage
+        return -np.log(likelihood.clip(1e-300)).mean() + shrinkage @ weights / 2, (gradient + shrinkage) * fitted
 
-    found = minimize(loss, np.zeros(len(penalised)), jac=True, method="L-BFGS-B").x
+    start = np.concatenate([given, np.zeros(len(nil_scale))])
+    found = minimize(loss, start, jac=True, method="L-BFGS-B").x
     values = dict(zip((*known.names, *known.nil_names), found / np.concatenate([scale, nil_scale]), strict=True))
+    if ranking is not None:
+        values |= {of.name: getattr(ranking, of.name) for of in fields(LinkWeights) if of.name not in known.nil_names}
     return LinkWeights(**{of.name: float(values.get(of.name, 0.0)) for of in fields(LinkWeights)})
 
 

@@ -19,6 +19,8 @@ from kg.vocab import Vocabulary
 TARGETS = (0.8, 0.85, 0.9, 0.95, 0.98)
 """Precisions whose scores are written down."""
 LEAST_DOCUMENTS = 10
+UNMOVED = 1e9
+"""So many links is a prior of before worth that no count moves it."""
 
 
 def take_priors(linker: EntityLinker, config: LinkTrainConfig, writer: ArtifactWriter) -> None:
@@ -48,24 +50,26 @@ def learn(linker: EntityLinker, config: LinkTrainConfig, writer: ArtifactWriter)
         )
     exhaustive = config.unlabelled == "nil"
     batches = list(gold_batches(linker, documents, unlabelled_is_nil=exhaustive, dropped=dropped))
-    own_priors = config.priors is None
+    own_priors, rank = config.priors is None, config.fit == "all"
+    smoothing = config.prior_smoothing if rank else UNMOVED
     found = train(
         linker,
         batches,
         folds=config.folds,
-        smoothing=config.prior_smoothing,
+        smoothing=smoothing,
         log_odds=exhaustive and own_priors,
         own_priors=own_priors,
         seed=config.seed,
+        ranking=None if rank else config.weights,
     )
     linker.reranker.weights = found.weights
     for name, part in linker.reranker.dear().items():
         part.margin = config.encoder_margin if name == "encoder" else config.cross_encoder_margin
     if own_priors:
         counts = link_counts(batches)
-        linker.candidates = fitted_table(
-            linker.candidates, counts.of_rows(len(linker.candidates.entity)), smoothing=config.prior_smoothing
-        )
+        if rank:
+            rows = counts.of_rows(len(linker.candidates.entity))
+            linker.candidates = fitted_table(linker.candidates, rows, smoothing=smoothing)
         if exhaustive:
             linker.reranker.link_log_odds = counts.log_odds(linker.alias_table.num_keys).astype(np.float32)
     save_held_out(writer.path, found.score, found.correct, found.agreed)

@@ -33,6 +33,9 @@ class LinkTrainConfig:
     for itself."""
     prior_smoothing: float = 0.5
     """Gold links that an alias's prior of before is worth."""
+    fit: Literal["all", "none_of_them"] = "all"
+    """What gold teaches: all = priors and every weight; none_of_them = only when no candidate is meant, while graph's
+    priors and `weights` rank: for gold of another kind of text, in which other meanings are common."""
     graph_priors: bool = True
     """Whether the graph's own priors count; false = all entities of an alias weigh alike before gold links do."""
     weights: LinkWeights = field(default_factory=LinkWeights)
@@ -81,6 +84,10 @@ class LinkTrainConfig:
                 f"expected prior_smoothing above 0 and margins of at least 0, got {self.prior_smoothing}, "
                 f"{self.encoder_margin} and {self.cross_encoder_margin}"
             )
+        if self.fit not in ("all", "none_of_them"):
+            raise InputError(f"fit is {self.fit!r}; expected all or none_of_them")
+        if self.fit == "none_of_them" and self.unlabelled != "nil":
+            raise InputError("fit none_of_them needs gold whose unlabelled spans mean nothing; set `unlabelled` to nil")
         if self.target_precision and self.gold is None:
             raise InputError("target_precision needs gold links to measure precision on; give `gold`, or a min_score")
 

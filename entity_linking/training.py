@@ -192,10 +192,12 @@ def train(
     own_priors: bool,
     log_odds: bool,
     seed: int,
+    ranking: LinkWeights | None = None,
 ) -> Trained:
     """Fits the weights, and measures them by cross-validation over documents, priors included.
 
-    own_priors: the gold links make priors; otherwise the linker's stay. log_odds: as in `gold_examples`.
+    own_priors: the gold links make priors; otherwise the linker's stay. log_odds: as in `gold_examples`. ranking: as in
+    `fit_weights`.
     """
     linker.reranker.weights = EVERY_TERM
     counts = link_counts(batches)
@@ -211,7 +213,7 @@ def train(
         kept = counts.without(held_out)
         examples = gold_examples(linker, batches, kept, smoothing=smoothing, log_odds=log_odds)
         test = held_out[examples.document]
-        weights = fit_weights(examples.of_mentions(~test))
+        weights = fit_weights(examples.of_mentions(~test), ranking=ranking)
         found, chosen = examples.predict(weights)
         score[test], best[test] = found[test], chosen[test]
         choice[test] = _likeliest(examples)[test]
@@ -221,7 +223,7 @@ def train(
     figures = figures_of(everything, score, best, by_prior=choice)
     told = known & (best >= 0)
     figures["curve_agreement"] = coverage_curve(score[told], correct[told], agreed[told])
-    return Trained(fit_weights(everything), figures, score[told], correct[told], agreed[told])
+    return Trained(fit_weights(everything, ranking=ranking), figures, score[told], correct[told], agreed[told])
 
 
 def _agreed(examples: Examples, best: Ints) -> Flags:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -220,3 +220,22 @@ def test_how_a_name_is_written_tells_how_likely_it_is_one(world, tmp_path):
     bergen, norway = (opened.explain(f"{name} is")[0].nil_contributions for name in ("Bergen", "Norway"))
     assert bergen["nil_link_probability"] == pytest.approx(-0.5 * np.log(1.5 / 3.5), abs=1e-6)
     assert norway["nil_link_probability"] == pytest.approx(-0.5 * np.log(2.5 / 0.5), abs=1e-6)
+
+
+def test_only_none_of_them_is_learnt_where_ranking_stays(bank_world, tmp_path):
+    """Gold of another kind of text must not move priors and weights that rank, not even a little."""
+    config = config_of(bank_world, output=tmp_path / "linker", fit="none_of_them")
+    train.run(config)
+    trained = EntityLinker.from_pretrained(tmp_path / "linker")
+    graph = EntityLinker.from_artifacts(config.graph, config.vectors)
+    ranking = {name: value for name, value in asdict(config.weights).items() if not name.startswith("nil")}
+    learnt = asdict(trained.reranker.weights)
+    assert {name: learnt[name] for name in ranking} == ranking
+    assert any(learnt[name] != value for name, value in asdict(config.weights).items() if name not in ranking)
+    assert trained.candidates.prior.tolist() == graph.candidates.prior.tolist()
+    assert trained.candidates.entity.tolist() == graph.candidates.entity.tolist()
+    assert np.any(trained.reranker.link_log_odds != 0)
+    with pytest.raises(InputError, match="fit none_of_them needs gold"):
+        config_of(bank_world, fit="none_of_them", unlabelled="unknown")
+    with pytest.raises(InputError, match="fit is 'some'"):
+        config_of(bank_world, fit="some")
