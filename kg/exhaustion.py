@@ -5,20 +5,18 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 
 from kg.errors import InputError
 
 NO_SPACE = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), os.strerror(errno.EFBIG))
-NO_MEMORY = (
-    os.strerror(errno.ENOMEM),
-    "can't allocate memory",
-    "bad_alloc",
-    "can't start new thread",
-    "failed to map segment",
+NO_MEMORY = re.compile(
+    rf"{os.strerror(errno.ENOMEM)}|can't allocate memory|bad_alloc|can't start new thread|failed to map segment"
+    r"|could not create a primitive(?! desc)"  # oneDNN
 )
-NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 """What C libraries put into the text of exceptions that carry no number (safetensors, torch, faiss)."""
+NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def exhausted(error: BaseException, *, where: str = "") -> InputError | None:
@@ -35,7 +33,7 @@ def exhausted(error: BaseException, *, where: str = "") -> InputError | None:
             return InputError(
                 f"{where or 'writing'}: the disk is full ({text}); free some space and run the same command again"
             )
-        if isinstance(cause, MemoryError) or number == errno.ENOMEM or any(words in text for words in NO_MEMORY):
+        if isinstance(cause, MemoryError) or number == errno.ENOMEM or NO_MEMORY.search(text):
             return InputError(
                 f"{where or 'this command'}: memory does not suffice ({text or 'out of memory'}); lower the batch "
                 f"size or the size of the input, or give the process more memory, and run the same command again"
