@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
+from kg.artifact import release_memory
 from kg.embed_config import EmbedConfig
 from kg.engines import choose_engine
 from kg.errors import InputError
@@ -210,6 +211,7 @@ class Ranking:
 
     def ranks(self, model: TransE, triples: np.ndarray) -> Ranks:
         """Of both sides of the triples, with progress."""
+        release_memory()  # what training freed: the score matrices fit into that
         if self.candidates.rows is not None:
             given = {"norm": model.norm_name, "reciprocal": model.reciprocal}
             table, relations = MemoryTable(model.entities.cpu().numpy()), model.relations.cpu()

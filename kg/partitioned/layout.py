@@ -15,8 +15,8 @@ import numpy as np
 
 from kg.errors import InputError
 
-BASE_BYTES = 400_000_000
-"""Resident memory of a process with torch and the compiled step, before any table."""
+BASE_BYTES = 480_000_000
+"""Resident memory of a process with torch, pyarrow and the compiled step, before any table."""
 BYTES_PER_ROW = 64
 """A resident row besides its vector: two accumulators, two marks, the filter's offsets and their making."""
 BYTES_PER_TRIPLE = 200

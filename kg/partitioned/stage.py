@@ -38,7 +38,8 @@ def embed_partitioned(graph: GraphFacts, config: EmbedConfig, writer: ArtifactWr
     if config.warm_start is not None:
         warm = first_vectors(config.warm_start, graph, source, dim=config.dim, folder=writer.path)
         writer.counts.update(warm.counts)
-    found = PartitionedTraining.begin(source, config, **sizes, folder=writer.path, warm=warm)
+    held = graph.entity_ids.nbytes + 2 * graph.num_entities  # ids, and which of them a triple names
+    found = PartitionedTraining.begin(source, config, **sizes, folder=writer.path, warm=warm, held_bytes=held)
     release_memory()
     candidates = Candidates.of(graph.num_entities, sample=config.rank_sample, seed=config.seed)
 

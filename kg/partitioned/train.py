@@ -90,15 +90,16 @@ class PartitionedTraining:
         num_relations: int,
         folder: Path,
         warm: FirstVectors | None = None,
+        held_bytes: int = 0,
     ) -> PartitionedTraining:
         """Sorts the triples and draws the first vectors, or finds both as a killed run left them.
 
-        warm: vectors that are known already.
+        warm: vectors that are known already. held_bytes: what the caller holds of `memory_gb` meanwhile.
         """
         planned = plan(
             num_entities=num_entities,
             dim=settings.dim,
-            memory_gb=settings.memory_gb or DEFAULT_MEMORY_GB,
+            memory_gb=(settings.memory_gb or DEFAULT_MEMORY_GB) - held_bytes / 1e9,
             processes=settings.processes,
             partitions=settings.partitions,
         )

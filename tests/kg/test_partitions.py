@@ -99,7 +99,7 @@ def test_plan_is_the_smallest_number_of_partitions_whose_pair_fits():
 @pytest.mark.parametrize(
     ("given_", "message"),
     [
-        ({"memory_gb": 0.2}, "give at least 0.4"),
+        ({"memory_gb": 0.2}, "give at least 0.5"),
         ({"memory_gb": 4.0, "partitions": 101}, "between 1 and 100 partitions"),
         ({"memory_gb": 4.0, "partitions": 5, "processes": 2}, "even number of partitions, at least 4"),
         ({"memory_gb": 4.0, "partitions": 2, "processes": 2}, "even number of partitions, at least 4"),
