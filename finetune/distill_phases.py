@@ -174,7 +174,8 @@ def soft_loss(logits: Tensor, batch: Mapping[str, Tensor], *, config: DistillCon
 def ask_teacher(config: DistillConfig, pair: TeacherAndStudent, folder: Path) -> TeacherCache:
     """The teacher's logits of every training example that the second phase will see, on disk.
 
-    Each example is asked once, whatever the number of epochs; a run that was interrupted asks for the rest alone.
+    Each example is asked once, whatever the number of epochs; a run that was interrupted asks for the rest alone, in
+    the same batches, so that even the rounding is the same.
 
     Raises:
         InputError: `folder` holds another teacher's answers, or answers to other examples.
@@ -200,12 +201,14 @@ def ask_teacher(config: DistillConfig, pair: TeacherAndStudent, folder: Path) ->
     batches = _batches(config, pair, config.prediction)
     seen = config.prediction.max_steps * config.prediction.gradient_accumulation
     rows = np.concatenate([batches.rows(*divmod(number, len(batches))) for number in range(seen)])
-    missing = cache.missing(rows)
-    missing = missing[np.argsort(-lengths[missing], kind="stable")]
-    starts = range(0, len(missing), config.eval_batch_size)
+    wanted = np.unique(rows)
+    wanted = wanted[np.argsort(-lengths[wanted], kind="stable")]
+    starts = range(0, len(wanted), config.eval_batch_size)
     with torch.inference_mode():
         for start in track(starts, "asking the teacher", len(starts)):
-            chosen = missing[start : start + config.eval_batch_size]
+            chosen = wanted[start : start + config.eval_batch_size]
+            if not len(cache.missing(chosen)):
+                continue
             batch = collate([features[row] for row in chosen], pad_token_id=pair.pad_token_id)
             logits = pair.teacher.model(**pair.teacher_inputs(batch)).logits.float().numpy()
             for row, found in zip(chosen, logits, strict=True):

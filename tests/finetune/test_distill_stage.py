@@ -153,6 +153,28 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(world, tmp_path, monkeypa
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_an_interruption_while_the_teacher_answers_changes_nothing(world, tmp_path, monkeypatch):
+    """Other batches pad otherwise and round otherwise: the resumed student would be another, if only by a little."""
+    from ernie.teacher_cache import TeacherCache
+
+    settings = {"phases": "prediction", "eval_batch_size": 8}
+    whole = distill.run(_config(world, tmp_path / "whole", **settings))
+    flush, calls = TeacherCache.flush, []
+
+    def stop_at_the_third(cache):
+        calls.append(flush(cache))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TeacherCache, "flush", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        distill.run(_config(world, tmp_path / "broken", **settings))
+    resumed = distill.run(_config(world, tmp_path / "broken", **settings))
+    asked = -(-min(64, SHORT.max_steps * SHORT.batch_size) // 8)
+    assert len(calls) == asked
+    assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
 def test_a_teacher_near_chance_is_refused(world, tmp_path):
     """The commonest way to fail: a base model given as teacher, whose noise the student then copies faithfully."""
     with pytest.raises(InputError, match="near chance"):
