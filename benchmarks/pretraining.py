@@ -9,8 +9,9 @@ ours      `pretrain run`'s step: MLM, NSP and dEA; length buckets, logits at mas
 without … ours with one saving taken back.
 
 A step is forward, backward, gradient norm and AdamW on the same instances. The contestants take turns, a step each a
-round, so that a busy machine is busy for all of them; figures are sums over all rounds but the first, in real word
-pieces (padding is not counted). One JSON line a contestant, then one of the whole.
+round, so that a busy machine is busy for all of them; speeds are medians over all rounds but the first, in real word
+pieces (padding is not counted), ratios medians over the ratios of one round. One JSON line a contestant, then one of
+the whole.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ class EveryPosition(PretrainingModel):
 
 @dataclass
 class Contestant:
-    """batches: what it trains on. losses: (model, batch) -> what is minimised. seconds, loading, pieces, flops: of its
-    steps so far."""
+    """batches: what it trains on. losses: (model, batch) -> what is minimised. seconds, loading: of its steps so far;
+    steps: seconds of each, speeds: pieces a second of each."""
 
     name: str
     model: nn.Module
@@ -79,9 +80,8 @@ class Contestant:
     bf16: bool
     seconds: float = 0.0
     loading: float = 0.0
-    pieces: int = 0
-    instances: int = 0
     steps: list[float] = field(default_factory=list)
+    speeds: list[float] = field(default_factory=list)
 
     def step(self, *, counted: bool) -> None:
         started = time.perf_counter()
@@ -97,9 +97,12 @@ class Contestant:
             ended = time.perf_counter()
             self.seconds += ended - started
             self.loading += loaded - started
-            self.pieces += int(batch["attention_mask"].sum())
-            self.instances += len(batch["input_ids"])
             self.steps.append(ended - started)
+            self.speeds.append(float(batch["attention_mask"].sum()) / (ended - started))
+
+    def times(self, other: Contestant) -> float:
+        """How many times as fast as another, the median of the rounds."""
+        return float(np.median(np.array(self.speeds) / np.array(other.speeds)))
 
 
 def main() -> None:
@@ -213,7 +216,8 @@ def report(
     reason: str,
     arguments: argparse.Namespace,
 ) -> None:
-    speeds = {c.name: c.pieces / c.seconds for c in contestants}
+    speeds = {c.name: float(np.median(c.speeds)) for c in contestants}
+    named = {c.name: c for c in contestants}
     for contestant in contestants:
         line: dict[str, Any] = {
             "benchmark": "pretraining",
@@ -223,9 +227,9 @@ def report(
             "loading_share": round(contestant.loading / contestant.seconds, 4),
         }
         if "naive" in speeds:
-            line["times_naive"] = round(speeds[contestant.name] / speeds["naive"], 2)
+            line["times_naive"] = round(contestant.times(named["naive"]), 2)
         if "ours" in speeds and contestant.name not in ("ours", "naive"):
-            line["saving_is_worth"] = round(speeds["ours"] / speeds[contestant.name], 2)
+            line["saving_is_worth"] = round(named["ours"].times(contestant), 2)
         if contestant.name != "naive":
             line |= utilisation(contestant, train_set, peaks)
         print(json.dumps(line), flush=True)
@@ -240,8 +244,8 @@ def report(
         "cpu": platform.processor() or platform.machine(),
     }
     if {"naive", "ours"} <= speeds.keys():
-        ratio = speeds["ours"] / speeds["naive"]
-        loading = next(c.loading / c.seconds for c in contestants if c.name == "ours")
+        ratio = named["ours"].times(named["naive"])
+        loading = named["ours"].loading / named["ours"].seconds
         summary |= {
             "ours_over_naive": round(ratio, 2),
             "target": {
@@ -267,7 +271,7 @@ def utilisation(contestant: Contestant, train_set: Instances, peaks: dict[str, f
         squared_entities=float((mentions**2).mean()),
         candidates=0.0,
     )
-    speed = contestant.pieces / contestant.seconds / shape.pieces
+    speed = float(np.median(contestant.speeds)) / shape.pieces
     achieved = training_flops(ernie.config, shape) * speed / 1e9
     return {"gflops": round(achieved, 1), "mfu": round(achieved / peaks["bf16" if contestant.bf16 else "fp32"], 3)}
 
