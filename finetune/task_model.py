@@ -24,6 +24,19 @@ from kg.errors import InputError
 
 STAGES = ("finetune run", "finetune distill")
 TASK_FILE = "task.json"
+TASK_FIELDS = (
+    "task",
+    "problem_type",
+    "primary_metric",
+    "markers",
+    "span_types",
+    "pooling",
+    "scorer",
+    "argmax_fallback",
+    "max_length",
+    "entities",
+)
+"""What `save_task_model` writes into it, and `read_task` needs."""
 MARKS_BEGIN_AS = {"HD": "#", "E1": "#", "SUBJ": "#", "TL": "$", "E2": "$", "OBJ": "$", "ENT": "*", "E": "*"}
 """What a mark's name begins with (`[HD]`, `[/SUBJ-PERSON]`) -> the word piece whose vector it begins with (the first
 ERNIE code marked relations by # and $ themselves)."""
@@ -154,6 +167,11 @@ def trained_entity_table(folder: Path, vectors: Path) -> ernie.EntityTable:
 def read_task(folder: Path) -> tuple[TaskSpec, int, Entities]:
     """The task of a model folder, the length it was trained with, and whether it was given entities."""
     task: dict[str, Any] = orjson.loads((Path(folder) / TASK_FILE).read_bytes())
+    if missing := [name for name in TASK_FIELDS if name not in task]:
+        raise InputError(
+            f"{folder}/{TASK_FILE} lacks {', '.join(missing)}: another version wrote it; train the model again with "
+            f"`finetune run`"
+        )
     if task["task"] not in TASKS:
         raise InputError(f"{folder}/{TASK_FILE}: unknown task {task['task']!r}; there are {sorted(TASKS)}")
     labels = orjson.loads((Path(folder) / "config.json").read_bytes()).get("id2label") or {}
