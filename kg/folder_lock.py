@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from kg.errors import InputError
 
 LOCK = ".lock"
 """The file in the folder that is locked; it holds the number of the process that writes."""
+
+LOOKS = 100
+"""How often a hundredth of a second apart the holder's number is looked for."""
 
 
 def lock_folder(folder: Path) -> int:
@@ -31,7 +35,7 @@ def lock_folder(folder: Path) -> int:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "another, just begun,"
+            owner = _owner(handle)
             os.close(handle)
             raise InputError(
                 f"{folder}: process {owner} is writing this artifact; wait for it, or choose another output"
@@ -41,6 +45,27 @@ def lock_folder(folder: Path) -> int:
             os.pwrite(handle, str(os.getpid()).encode("ascii"), 0)
             return handle
         os.close(handle)
+
+
+def _owner(handle: int) -> str:
+    """The holder's number, which is written a moment after its lock is taken, over that of a holder who was killed."""
+    owner = ""
+    for _ in range(LOOKS):
+        owner = os.pread(handle, 32, 0).decode("ascii", "replace").strip()
+        if owner.isdigit() and _alive(int(owner)):
+            break
+        time.sleep(0.01)
+    return owner or "of unknown number"
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _in_place(handle: int, path: Path) -> bool:
