@@ -43,10 +43,10 @@ class Bigrams(Generator):
         return Mixture(logits, copies, torch.full((len(previous),), 0.8)), (state[0] + 1,)
 
     def mixture(self, memory: Memory, inputs: Tensor) -> Mixture:
-        raise NotImplementedError
+        raise AssertionError("decoding takes a step at a time")
 
     def settings(self) -> dict[str, Any]:
-        raise NotImplementedError
+        raise AssertionError("a toy is never saved")
 
     def log_prob(self, source: int, sentence: list[int]) -> float:
         """Of a sentence and its end; PAD, UNK and BOS keep their mass, as in decoding."""
