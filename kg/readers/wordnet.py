@@ -268,6 +268,8 @@ def _synset(number: int, line: str) -> Synset:
         raise ValueError(f"lexicographer file {fields[1]}, type {fields[2]} is no noun")
     if strange := set(pointers[::4]) - POINTERS.keys() - INVERSES - OTHERS:
         raise ValueError(f"unknown pointer {min(strange)}")
+    if strange := set(pointers[2::4]) - PARTS_OF_SPEECH.keys() - {NOUN}:
+        raise ValueError(f"unknown part of speech {min(strange)!r}")
     return Synset(
         line=number,
         offset=fields[0],
