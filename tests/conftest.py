@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -44,6 +45,12 @@ SIDES = {
     "works_for": ("person", "company"),
     "based_in": ("company", "town"),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _look_only_at_new_garbage() -> None:
+    """Stages collect garbage between their steps: with torch and old tests around, a second each time."""
+    gc.freeze()
 
 
 def make_world(folder: Path, *, per_kind: int = 60, facts: int = 900, seed: int = 5) -> Path:
