@@ -19,7 +19,10 @@ from numba import config, get_num_threads, njit, prange, set_num_threads
 config.THREADING_LAYER = "workqueue"  # pyrefly: ignore[missing-attribute]
 """numba's own pool: comes with every wheel, survives a fork."""
 MOST_THREADS = get_num_threads()
-kernel = partial(njit, fastmath=True, nogil=True, cache=True, error_model="numpy")
+compiled = partial(njit, fastmath=True, nogil=True, cache=True, error_model="numpy")
+kernel = partial(compiled, forceinline=True)
+"""A part of the step. Inlined, because a part that stays a function of its own has two compiled forms: the process that
+compiles calls one, those that read the cache the other, and fast arithmetic rounds them differently."""
 CROSS_ENTROPY, SELF_ADVERSARIAL, MARGIN = 0, 1, 2
 LOSS_CODES = {"cross_entropy": CROSS_ENTROPY, "self_adversarial": SELF_ADVERSARIAL, "margin": MARGIN}
 LANES = 16  # numbers in the widest vector register: scratch rows are padded to it
@@ -400,7 +403,7 @@ def _adagrad_shard(table, state, rows, gradients, learning_rate, shard, num_shar
             table[row, x] -= rate * gradients[k, x]
 
 
-@kernel(parallel=True)
+@compiled(parallel=True)
 def run_steps(tables, states, marks, batches, negatives, weights, known, settings, learning_rate, stamp, num_shards):
     """Optimiser steps one after the other; returns the loss summed over all queries.
 

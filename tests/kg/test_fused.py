@@ -1,6 +1,10 @@
 """The compiled step against the torch step, its elementary functions against numpy's."""
 
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,3 +132,31 @@ def test_hidden_negatives_are_those_a_plain_loop_finds(k, m):
     fused._hide_true(far, asked, drawn.numpy(), 0, known.questions.numpy(), known.starts.numpy(), heads, following)
     expected = [[(h, r, n) in true for n in drawn.tolist()] for h, r, _ in batch.tolist()]
     assert (far > 0).tolist() == expected
+
+
+def _trained_in_a_process(cache: Path) -> bytes:
+    """The entity table after some steps in a process of its own, whose kernels lie in `cache`."""
+    program = """
+import sys, torch
+from kg.engines import FusedEngine, StepSettings
+from kg.transe import TransE
+torch.set_num_threads(1)
+draw = torch.Generator().manual_seed(3)
+model = TransE.initialised(num_entities=50, num_relations=4, dim=20, scale=0.3, generator=draw)
+engine = FusedEngine(model, StepSettings("cross_entropy", 2.0, 1.0, None), learning_rate=0.1)
+rows = torch.randint(1, 51, (30, 16, 3), generator=draw)
+rows[..., 1] %= 4
+engine.steps(rows, torch.randint(1, 51, (30, 4, 24), generator=draw), None)
+sys.stdout.buffer.write(model.entities.numpy().tobytes())
+"""
+    variables = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
+    found = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, check=True, timeout=300)
+    return found.stdout
+
+
+@pytest.mark.slow
+def test_the_process_that_compiles_rounds_as_those_that_read_the_cache(tmp_path: Path) -> None:
+    compiling = _trained_in_a_process(tmp_path)
+    assert list(tmp_path.rglob("*run_steps*.nbc"))
+    assert len(compiling) == 51 * 20 * 4
+    assert _trained_in_a_process(tmp_path) == compiling
