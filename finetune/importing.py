@@ -96,7 +96,7 @@ def run(config: ImportConfig) -> Path:
         examples = {split: read_split(config, split, task, writer) for split in SPLITS}
         if config.dev is None:
             examples = _with_dev_share(examples, config)
-        mapping = read_entity_map(config.entity_map) if config.entity_map is not None else {}
+        mapping = read_entity_map(config.entity_map, writer.dropped) if config.entity_map is not None else {}
         for split, found in examples.items():
             examples[split] = [_links(example, config.min_link_score, mapping, writer.dropped) for example in found]
         if config.linker is not None or config.graph is not None:
@@ -147,19 +147,26 @@ def read_split(config: ImportConfig, split: Split, task: str, writer: ArtifactWr
     return examples
 
 
-def read_entity_map(path: Path) -> dict[str, str]:
+def read_entity_map(path: Path, counts: Counter[str]) -> dict[str, str]:
     """Id in the examples -> id in the graph.
 
+    Two entities of a graph may share a Wikidata id (Freebase has such doubles): the first is taken, the others are
+    counted as `entity_map_shares_an_id`.
+
     Raises:
-        InputError: no such file, a line without two tab-separated ids, an id that is mapped twice differently.
+        InputError: no such file, a line without two tab-separated ids, an id that a list of pairs maps twice
+            differently.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file; expected lines id<TAB>id in the graph")
-    pairs = _wikidata_ids if Path(path).suffix == ".jsonl" else _tab_pairs
+    of_a_graph = Path(path).suffix == ".jsonl"
     found: dict[str, str] = {}
-    for number, (outer, inner) in pairs(Path(path)):
-        if found.setdefault(outer, inner) != inner:
+    for number, (outer, inner) in (_wikidata_ids if of_a_graph else _tab_pairs)(Path(path)):
+        if found.setdefault(outer, inner) == inner:
+            continue
+        if not of_a_graph:
             raise InputError(f"{path}:{number}: {outer!r} is mapped to {found[outer]!r} and to {inner!r}")
+        counts["entity_map_shares_an_id"] += 1
     return found
 
 

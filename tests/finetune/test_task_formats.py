@@ -336,9 +336,11 @@ def test_an_import_maps_links_finds_the_null_label_and_names_the_facts(files: di
     folder = run(config)
     assert (folder / "facts.tsv").read_text() == "/m/rome\tP1\t/m/italy\nQ60\tP2\tQ1\n"
     records = [{"id": "/m/rome", "wikidata_id": "Q220", "label": "Rome"}, {"id": "/m/none"}]
+    records.append({"id": "/m/double", "wikidata_id": "Q220"})
     (tmp_path / "entities.jsonl").write_bytes(b"\n".join(map(orjson.dumps, records)))
     again = dataclasses.replace(config, entity_map=tmp_path / "entities.jsonl", output=tmp_path / "again")
     assert (run(again) / "facts.tsv").read_text().splitlines()[0] == "/m/rome\tP1\tQ38"
+    assert open_artifact(again.output, stage="finetune import").dropped == {"entity_map_shares_an_id": 1}
     (tmp_path / "map.tsv").write_text("Q220\ta\nQ220\tb\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"map\.tsv:2: 'Q220' is mapped to 'a' and to 'b'"):
         run(config)
