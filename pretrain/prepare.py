@@ -15,6 +15,7 @@ from ernie.tokenization import ErnieTokenizer
 from kg.artifact import ArtifactWriter, open_artifact, write_artifact
 from kg.errors import InputError
 from kg.progress import progress
+from kg.ranks import forget_plan
 from kg.sources import resolve_source, source_path
 from kg.split import split_of
 from pretrain.dataset import write_index
@@ -88,11 +89,11 @@ def run(config: PrepareConfig) -> Path:
     Raises:
         InputError: an input is not what it should be, a setting is out of range, or no training instance is left.
     """
-    _check(config)
+    check(config)
     with write_artifact(config, stage=STAGE, resumable=True) as writer:
         open_artifact(config.vectors, stage="kg embed")
-        units = _units(config)
-        recipe, described = _recipe(config)
+        units = units_of(config)
+        recipe, described = recipe_of(config)
         total, began, made, memory = Tally(), time.perf_counter(), 0, 0
         with progress("preparing shards", len(units)) as bar:
             for tally, worker_memory in _tallies(units, recipe, config.processes, writer.path):
@@ -107,7 +108,8 @@ def run(config: PrepareConfig) -> Path:
     return config.output
 
 
-def _units(config: PrepareConfig) -> list[Unit]:
+def units_of(config: PrepareConfig) -> list[Unit]:
+    """The source in units, in order; a unit's number decides what is drawn for it."""
     if config.linked is not None:
         return linked_units(config.linked)
     if config.aligned is not None:
@@ -128,7 +130,7 @@ def _tallies(units: list[Unit], recipe: Recipe, processes: int, folder: Path) ->
         yield Tally.from_json(tally_path(folder, unit.number).read_text(encoding="utf-8")), memory
 
 
-def _recipe(config: PrepareConfig) -> tuple[Recipe, dict[str, Any]]:
+def recipe_of(config: PrepareConfig) -> tuple[Recipe, dict[str, Any]]:
     """How to make instances, and what their readers must know of the tokenizer and the graph."""
     tokenizer = load_tokenizer(resolve_source(config.tokenizer), {})
     fast: Any = tokenizer.fast_tokenizer
@@ -200,6 +202,7 @@ def _write_indexes(units: list[Unit], described: dict[str, Any], folder: Path) -
         write_index(folder / split, described=described, shards=shards)
     for unit in units:
         tally_path(folder, unit.number).unlink()
+    forget_plan(folder)
 
 
 def _unit_counts(folder: Path, unit: Unit) -> Counter[str]:
@@ -246,7 +249,11 @@ def _statistics(split: str, total: Tally) -> dict[str, Any]:
     }
 
 
-def _check(config: PrepareConfig) -> None:
+def check(config: PrepareConfig) -> None:
+    """
+    Raises:
+        InputError: a setting is out of range, or not exactly one source is given.
+    """
     given = [name for name in ("linked", "aligned", "dataset") if getattr(config, name) is not None]
     if len(given) != 1:
         raise InputError(f"expected exactly one of linked, aligned and dataset, got {' and '.join(given) or 'none'}")
