@@ -26,6 +26,8 @@ TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 ENTITY_INPUTS = ("entity_embeds", "entity_positions", "entity_attention_mask")
 SPAN_INPUTS = ("spans",)
 OUTPUT = "logits"
+QUANTISED = ("MatMul", "Gather", "Transpose")
+"""Operators with weights, or between such. Not Attention: onnxruntime takes the standard one for its own of that name."""
 
 
 class Predictor(Protocol):
@@ -82,12 +84,13 @@ class OrtPredictor:
         return torch.from_numpy(np.asarray(self.session.run([OUTPUT], feeds)[0], dtype=np.float32))
 
 
-def export_onnx(model: nn.Module, path: str | Path, *, batch: Mapping[str, Tensor], opset: int = 20) -> Path:
+def export_onnx(model: nn.Module, path: str | Path, *, batch: Mapping[str, Tensor], opset: int = 23) -> Path:
     """Writes one ONNX file whose batch size, text length and number of entities are free.
 
     batch: a real batch of at least two examples of two pieces (and two entity slots), traced through. Inputs are
         those of `TEXT_INPUTS`, of `ENTITY_INPUTS` where the batch has entity vectors, of `SPAN_INPUTS` where it has
         the spans that a head reads.
+    opset: ONNX operator set; from 23 on attention is one operator, before it a dozen, and slower (docs/results.md).
 
     Raises:
         InputError: onnx or onnxscript is missing.
@@ -135,7 +138,9 @@ def quantize_int8(source: str | Path, target: str | Path, *, signed: bool = Fals
         clean = Path(folder) / "model.onnx"
         onnx.save(model, str(clean))
         kind = quantization.QuantType.QInt8 if signed else quantization.QuantType.QUInt8
-        quantization.quantize_dynamic(str(clean), str(target), weight_type=kind, per_channel=True)
+        quantization.quantize_dynamic(
+            str(clean), str(target), weight_type=kind, per_channel=True, op_types_to_quantize=list(QUANTISED)
+        )
     return Path(target)
 
 

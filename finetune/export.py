@@ -63,7 +63,7 @@ class ExportConfig:
     """Largest difference of a logit between the torch model and the fp32 ONNX file."""
     max_drop: float = 0.02
     """Largest drop of the primary metric from the torch model to the int8 file."""
-    opset: int = 20
+    opset: int = 23
     """ONNX operator set, 18 or later."""
     batch_size: int = 32
     """Examples a batch while checking."""
