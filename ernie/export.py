@@ -27,7 +27,7 @@ ENTITY_INPUTS = ("entity_embeds", "entity_positions", "entity_attention_mask")
 SPAN_INPUTS = ("spans",)
 OUTPUT = "logits"
 QUANTISED = ("MatMul", "Gather", "Transpose")
-"""Operators with weights, or between such. Not Attention: onnxruntime takes the standard one for its own of that name."""
+"""Operators with weights, or between such. Not Attention: onnxruntime takes the standard one for its own."""
 
 
 class Predictor(Protocol):
