@@ -55,7 +55,7 @@ def runs_table(shown: Sequence[Shown]) -> str:
         + "</tr>"
         for step in dict.fromkeys(item.manifest.folder.name for item in shown)
     )
-    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    table = f'<div class="scroll runs"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     return f"<section><h2>Runs side by side</h2>{table}</section>"
 
 

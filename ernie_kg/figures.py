@@ -3,13 +3,15 @@
 | shape | shown as |
 |---|---|
 | number, text, [low, high] | a row of a table |
-| list of objects with `step` or `epoch` | curves over it, losses in one chart |
+| list of three or more objects with `step` or `epoch` | curves over it, losses in one chart |
 | list of [x, count], object with number keys | columns of a histogram |
-| list of objects {low, high, a count} | columns of a histogram |
+| list of objects {low, high, a count}, or {x, a count} by rising x | columns of a histogram |
+| list of objects {x, y} of numbers by rising x | one curve |
 | list of objects with one number ≥ 0 and a name | bars |
 | object of at least six numbers ≥ 0 | bars |
-| objects with the same keys, list of objects | a table |
+| objects with the same keys, list of objects | a table, on its side where it is wide and low |
 | list of numbers | one curve |
+| list of texts | lines of a fixed width |
 | other objects | a part of their own |
 
 Everything is escaped here; callers hand in plain values.
@@ -17,6 +19,7 @@ Everything is escaped here; callers hand in plain values.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
@@ -27,6 +30,12 @@ from ernie_kg import svg
 MIN_BARS = 6
 MAX_COLUMNS = 60
 MAX_ROWS = 200
+WIDE = 6
+"""Columns beyond which a table with fewer rows than columns is turned: a page is narrow and has no end."""
+MIN_POINTS = 3
+"""Points from which a curve says more than a table."""
+LONG = 10
+"""Rows beyond which a table stands alone, in columns or over the edge of a sheet of paper."""
 X_KEYS = ("step", "epoch")
 LOW_KEYS, HIGH_KEYS = ("low", "from", "lower"), ("high", "to", "upper")
 
@@ -41,7 +50,7 @@ def render_figures(figures: Mapping[str, Any], *, source: str, depth: int = 3) -
     rest = {name: value for name, value in figures.items() if name not in cells}
     for names in _alike(rest):
         rows = [{"": readable(name), **rest[name]} for name in names]
-        parts.append(figure(row_table(rows), caption="", source=source))
+        parts.append(figure(row_table(rows), caption="", source=source, kind=_rows_kind(rows)))
         rest = {name: value for name, value in rest.items() if name not in names}
     parts += [_block(name, value, source=source, depth=depth) for name, value in rest.items()]
     return "".join(parts)
@@ -53,20 +62,26 @@ def pair_table(values: Mapping[str, Any], *, source: str, caption: str = "") -> 
         f'<tr><th scope="row">{escape(readable(name))}</th><td>{cell(value)}</td></tr>'
         for name, value in values.items()
     )
-    return figure(f"<table>{rows}</table>", caption=caption, source=source)
+    kind = "pairs long" if len(values) > LONG else "pairs"
+    return figure(f"<table>{rows}</table>", caption=caption, source=source, kind=kind)
 
 
 def row_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line an object (evenly thinned beyond `MAX_ROWS`), one column a key in order of first sight."""
+    """One line an object (evenly thinned beyond `MAX_ROWS`), one column a key in order of first sight; one line a key
+    where that would be wide and low."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     kept = svg.thinned(rows, MAX_ROWS)
     note = f"<p>{len(kept)} of {len(rows):,} lines</p>" if len(kept) < len(rows) else ""
-    head = "".join(f'<th scope="col">{escape(readable(name))}</th>' for name in columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{cell(row[key]) if key in row else ''}</td>" for key in columns) + "</tr>"
-        for row in kept
+    turned = len(columns) > WIDE and len(columns) > len(kept)
+    scope = "row" if turned else "col"
+    names = [f'<th scope="{scope}">{escape(readable(name))}</th>' for name in columns]
+    cells = [[f"<td>{cell(row[key]) if key in row else ''}</td>" for key in columns] for row in kept]
+    if turned:
+        names, *cells = ([names[place], *(row[place] for row in cells)] for place in range(len(columns)))
+    body = "".join(f"<tr>{''.join(row)}</tr>" for row in cells)
+    return (
+        f'{note}<div class="scroll"><table><thead><tr>{"".join(names)}</tr></thead><tbody>{body}</tbody></table></div>'
     )
-    return f'{note}<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def cell(value: Any) -> str:
@@ -77,15 +92,21 @@ def cell(value: Any) -> str:
         return f'<span class="number">{svg.number(value)}</span>'
     if value is None:
         return "–"
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        return cell(value[0])
     if is_range(value):
         return f'<span class="number">{svg.number(value[0])} – {svg.number(value[1])}</span>'
     if isinstance(value, str):
         return escape(value)
+    if isinstance(value, (list, tuple, Mapping)) and not value:
+        return "none"
     return escape(json.dumps(value, ensure_ascii=False))
 
 
 def is_cell(value: Any) -> bool:
     """Whether a value fits one cell of a table."""
+    if isinstance(value, (list, tuple)) and len(value) <= 1:
+        return all(map(is_cell, value))
     return value is None or isinstance(value, (bool, int, float, str)) or is_range(value)
 
 
@@ -114,12 +135,15 @@ def readable(name: str) -> str:
 def _block(name: str, value: Any, *, source: str, depth: int) -> str:
     shown = _chart(name, value)
     if shown:
-        return figure(shown, caption=readable(name), source=source)
+        return figure(shown, caption=readable(name), source=source, kind="curves" if _is_curve(value) else "chart")
     if isinstance(value, Mapping):
         inside = render_figures(value, source=source, depth=min(depth + 1, 6))
         return f"<section><h{depth}>{escape(readable(name))}</h{depth}>{inside or '<p>empty</p>'}</section>"
     if _is_rows(value):
-        return figure(row_table(value), caption=readable(name), source=source)
+        return figure(row_table(value), caption=readable(name), source=source, kind=_rows_kind(value))
+    if _is_lines(value):
+        lines = escape("\n".join(value))
+        return figure(f'<pre class="scroll">{lines}</pre>', caption=readable(name), source=source, kind="rows long")
     return pair_table({name: value}, source=source)
 
 
@@ -127,11 +151,17 @@ def _chart(name: str, value: Any) -> str:
     """The picture of a value that has one, with its numbers folded away beneath; else an empty string."""
     title = readable(name)
     if _is_curve(value):
+        if len(value) < MIN_POINTS:
+            return ""
         return '<div class="charts">' + "".join(_curves(value, title)) + "</div>" + _folded(row_table(value))
     columns = _columns(value)
     if columns:
         rows = [{title: label, "count": count} for label, count in columns]
         return svg.column_chart(columns, title=title, x_label=title) + _folded(row_table(rows))
+    points = _rising_pairs(value)
+    if points:
+        x, y = map(readable, value[0])
+        return svg.line_chart({y: points}, title=title, x_label=x) + _folded(row_table(value))
     bars = _bars(value)
     if bars:
         rows = value if isinstance(value, list) else [{"name": label, "value": count} for label, count in bars]
@@ -165,7 +195,7 @@ def _measured_by(name: str, names: Iterable[str]) -> str:
 
 
 def _columns(value: Any) -> list[tuple[str, float]]:
-    """(label, count) of a histogram in any of its three shapes, in order of the axis; empty for anything else."""
+    """(label, count) of a histogram in any of its four shapes, in order of the axis; empty for anything else."""
     if isinstance(value, Mapping) and len(value) > 2 and all(map(_is_numeric_text, value)):
         pairs = sorted(((float(x), n) for x, n in value.items()), key=lambda pair: pair[0])
         return _binned(pairs) if all(is_number(n) for _, n in pairs) else []
@@ -173,6 +203,9 @@ def _columns(value: Any) -> list[tuple[str, float]]:
         return []
     if all(is_range(item) for item in value):
         return _binned([(x, n) for x, n in value])
+    rising = _rising_pairs(value)
+    if rising and all(isinstance(count, int) and count >= 0 for _, count in rising):
+        return _binned(rising)
     found: list[tuple[str, float]] = []
     for item in value:
         low, high = _first(item, LOW_KEYS), _first(item, HIGH_KEYS)
@@ -180,8 +213,18 @@ def _columns(value: Any) -> list[tuple[str, float]]:
         if len(others) != 1 or not is_number(low) or not is_number(others[0]):
             return []
         count = others[0]
-        found.append((svg.number(low) if high is None else f"{svg.number(low)}–{svg.number(high)}", count))
+        found.append((svg.number(low) if high in (None, low) else f"{svg.number(low)}–{svg.number(high)}", count))
     return found
+
+
+def _rising_pairs(value: Any) -> list[tuple[float, float]]:
+    """(x, y) of objects that all have the same two numbers, where the first of them rises; empty for anything else."""
+    if not _is_rows(value) or len(value) < MIN_POINTS or any(list(row) != list(value[0]) for row in value):
+        return []
+    if any(len(row) != 2 or not all(map(is_number, row.values())) for row in value):
+        return []
+    pairs = [(x, y) for x, y in (row.values() for row in value)]
+    return pairs if all(a[0] < b[0] for a, b in itertools.pairwise(pairs)) else []
 
 
 def _binned(pairs: Sequence[tuple[float, float]]) -> list[tuple[str, float]]:
@@ -211,10 +254,20 @@ def _alike(values: Mapping[str, Any]) -> list[list[str]]:
     return [names for names in by_keys.values() if len(names) > 1]
 
 
-def figure(content: str, *, caption: str, source: str) -> str:
-    """A figure with its caption and the artifacts its numbers come from."""
+def figure(content: str, *, caption: str, source: str, kind: str = "") -> str:
+    """A figure with its caption and the artifacts its numbers come from.
+
+    kind: its CSS classes. Short tables ("pairs", "rows") and a "chart" stand side by side where there is room; "long"
+    tables and "curves" stand alone, and only a long table goes on over the next sheet of paper.
+    """
+    of_kind = f' class="{kind}"' if kind else ""
     what = f"<b>{escape(caption)}</b> " if caption else ""
-    return f'<figure>{content}<figcaption>{what}<span class="source">from {escape(source)}</span></figcaption></figure>'
+    caption = f'<figcaption>{what}<span class="source">from {escape(source)}</span></figcaption>'
+    return f"<figure{of_kind}>{content}{caption}</figure>"
+
+
+def _rows_kind(rows: Sequence[Any]) -> str:
+    return "rows long" if len(rows) > LONG else "rows"
 
 
 def _folded(content: str) -> str:
@@ -228,6 +281,10 @@ def _is_curve(value: Any) -> bool:
 def _x_key(rows: Sequence[Mapping[str, Any]]) -> str:
     """What a curve runs over, empty for rows that are no curve."""
     return next((key for key in X_KEYS if all(is_number(row.get(key)) for row in rows)), "")
+
+
+def _is_lines(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(line, str) for line in value)
 
 
 def _is_rows(value: Any) -> bool:

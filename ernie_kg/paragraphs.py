@@ -107,7 +107,5 @@ def _mark(text: str, mention: Mapping[str, Any], names: Mapping[str, EntityName]
     about = f" — {name.description}" if name.description else ""
     tip = f"{name.label} ({mention['entity']}, score {mention['score']:.2f}){about}"
     surface = text[mention["start"] : mention["end"]]
-    return (
-        f'<mark title="{escape(tip)}">{escape(surface)}<small>{escape(name.label)} '
-        f"{mention['score']:.2f}</small></mark>"
-    )
+    label = "" if name.label.casefold() == surface.casefold() else f"{name.label} "
+    return f'<mark title="{escape(tip)}">{escape(surface)}<small>{escape(label)}{mention["score"]:.2f}</small></mark>'

@@ -6,10 +6,11 @@ The page asks for nothing from outside and runs no script. What a stage measured
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from ernie_kg import figures as shapes
 from ernie_kg import svg
@@ -107,14 +108,16 @@ def build_page(
     graphs = [item.manifest for item in shown if item.manifest.stage == "kg build"]
     sections, rendered = [], 0
     for item in shown:
-        extra = ""
+        extra, figures = "", item.manifest.figures
         if item.manifest.stage == "link" and num_paragraphs:
             paragraphs, number = _paragraphs(item, graphs, num_paragraphs, seed)
             extra = f"<h3>Linked paragraphs</h3>{paragraphs}" if paragraphs else ""
             rendered += number
         if item.manifest.stage == "kg embed" and map_vectors:
             extra = _map(item, graphs, seed)
-        sections.append(_section(item, extra))
+        if item.manifest.stage == "link":
+            figures = _with_labels(figures, graphs)
+        sections.append(_section(item, figures, extra))
     body = [
         f"<header><h1>{escape(title)}</h1>{_cards(shown)}</header>",
         f"<main>{runs_table(shown)}{_road(shown)}{scores_with_intervals(shown)}{side_by_side(shown)}",
@@ -179,14 +182,14 @@ def _road(shown: Sequence[Shown]) -> str:
         for item in shown
     )
     head = "".join(f'<th scope="col">{name}</th>' for name in ("stage", "artifact", "time", "memory", "headline"))
-    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    table = f'<div class="scroll road"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     times = [(item.name, float(item.manifest.data["seconds"])) for item in shown]
     chart = svg.bar_chart(times, title="seconds by stage", limit=len(times))
     figure = f'<figure class="narrow">{chart}<figcaption>seconds of each artifact</figcaption></figure>'
     return f"<section><h2>The road</h2>{table}{figure}</section>"
 
 
-def _section(item: Shown, extra: str) -> str:
+def _section(item: Shown, figures: Mapping[str, Any], extra: str) -> str:
     data = item.manifest.data
     made = [
         f"<code>{escape(str(item.manifest.folder))}</code>",
@@ -207,7 +210,7 @@ def _section(item: Shown, extra: str) -> str:
         if item.manifest.dropped
         else "",
         "</div>",
-        shapes.render_figures(item.manifest.figures, source=item.name),
+        shapes.render_figures(figures, source=item.name),
         extra,
         _settings(item),
         "</section>",
@@ -229,6 +232,22 @@ def _map(item: Shown, graphs: Sequence[Manifest], seed: int) -> str:
 
     drawn, caption = vector_map(item.manifest, graphs, seed=seed)
     return shapes.figure(drawn, caption=caption, source=item.name) if drawn else ""
+
+
+def _with_labels(figures: Mapping[str, Any], graphs: Sequence[Manifest]) -> dict[str, Any]:
+    """Rows {entity, …} with the entity's label, where its graph is among the artifacts."""
+    from ernie_kg.paragraphs import entity_names
+
+    named = {
+        name: [dict(row) for row in value]
+        for name, value in figures.items()
+        if isinstance(value, list) and value and all(isinstance(row, Mapping) and "entity" in row for row in value)
+    }
+    wanted = {str(row["entity"]) for rows in named.values() for row in rows}
+    found = {key: name for graph in graphs for key, name in entity_names(graph.folder, wanted).items()}
+    for row in (row for rows in named.values() for row in rows if row["entity"] in found):
+        row["label"] = found[row["entity"]].label
+    return {**figures, **named}
 
 
 def _paragraphs(item: Shown, graphs: Sequence[Manifest], number: int, seed: int) -> tuple[str, int]:

@@ -17,9 +17,13 @@ a { color:var(--c0) } code { font-size:.85em; overflow-wrap:anywhere }
 .cards dt { color:var(--soft); font-size:.8rem } .cards dd { margin:0; font-size:1.1rem; font-weight:600 }
 .scroll { overflow-x:auto } table { border-collapse:collapse; font-size:.92rem }
 th,td { text-align:left; vertical-align:top; padding:.28rem .7rem .28rem 0; border-bottom:1px solid var(--line) }
-thead th { border-bottom:2px solid var(--soft) } th[scope=row] { font-weight:400; color:var(--soft) }
+thead th,thead td { border-bottom:2px solid var(--soft); font-weight:600 }
+th[scope=row] { font-weight:400; color:var(--soft) }
 td.number,.number { font-variant-numeric:tabular-nums; white-space:nowrap }
 figure { margin:.8rem 0 1.2rem; break-inside:avoid } figure.narrow { max-width:36rem }
+figure.pairs,figure.rows,figure.chart { display:inline-block; vertical-align:top; max-width:100%; margin-right:2.5rem }
+figure.chart { width:31rem } figure.long { display:block; break-inside:auto } figure.pairs.long { columns:3 20rem }
+pre { margin:0; font-size:.8rem; line-height:1.45 }
 .pairs { display:flex; flex-wrap:wrap; gap:0 3rem }
 .charts { display:grid; grid-template-columns:repeat(auto-fill,minmax(20rem,1fr)); gap:1rem }
 .chart p { margin:.2rem 0; font-weight:600; font-size:.9rem }
@@ -40,8 +44,16 @@ mark { background:var(--mark); color:inherit; border-radius:4px; padding:.1em .2
   -webkit-box-decoration-break:clone } mark small { color:var(--c0); margin-left:.35em; font-size:.72em }
 details { margin:.4rem 0 } summary { cursor:pointer; color:var(--soft); font-size:.9rem }
 footer { border-top:1px solid var(--line); padding-top:.8rem; margin-top:2rem }
-@media (max-width:40rem) { body { padding:.9rem; font-size:15px } .charts { grid-template-columns:1fr } }
-@media print { body { max-width:none; padding:0; font-size:11pt } a { color:inherit; text-decoration:none }
-  section.artifact { break-inside:auto } details:not([open]) { display:none }
+@media (max-width:40rem) { body { padding:.9rem; font-size:15px } .charts { grid-template-columns:1fr }
+  .road thead { display:none } .road tr { display:grid; grid-template-columns:1fr 1fr auto auto;
+  border-bottom:1px solid var(--line) } .road td { border:0; padding-bottom:0 }
+  .road td:last-child { grid-column:1/-1; padding-bottom:.4rem; color:var(--soft) } .runs td { min-width:12rem } }
+@page { margin:14mm 13mm }
+@media print { :root { font-size:9pt } body { max-width:none; padding:0; font-size:9pt }
+  a { color:inherit; text-decoration:none } details:not([open]) { display:none } .scroll { overflow:visible }
+  pre { white-space:pre-wrap } h1,h2,h3,h4,h5,h6,.headline,.source,thead,.legend { break-after:avoid }
+  figure.chart { width:47%; margin-right:2.5% }
+  figcaption { break-before:avoid } tr,.chart,.linked { break-inside:avoid } p { orphans:3; widows:3 }
+  .charts { grid-template-columns:repeat(3,1fr) } .linked p { line-height:1.7 } td,th { overflow-wrap:anywhere }
   * { -webkit-print-color-adjust:exact; print-color-adjust:exact } }
 """

@@ -156,6 +156,46 @@ def test_curves_histograms_and_bars_are_drawn_from_their_shape(tmp_path):
     assert before_and_after.index("after") < before_and_after.index("before")
 
 
+def test_tables_are_turned_where_they_are_wide_and_lists_of_texts_keep_their_columns(tmp_path):
+    """Thirteen columns run off a sheet of paper; a table of text squeezed into one cell is read by nobody."""
+    formats = [{"format": name, **{f"measure {i}": i for i in range(9)}} for name in ("torch", "onnx")]
+    made = Made(
+        stage="x",
+        figures={
+            "formats": formats,
+            "matches": ["term  share", "word  0.5", "row   0.5"],
+            "one": [7],
+            "none": [],
+            "lengths": [{"up_to": 16, "instances": 3}, {"up_to": 32, "instances": 5}, {"up_to": 64, "instances": 2}],
+            "coverage": [
+                {"score": 0.1, "coverage": 0.9},
+                {"score": 0.2, "coverage": 0.5},
+                {"score": 0.3, "coverage": 0.1},
+            ],
+            "two_points": [{"step": 0, "accuracy": 0.1}, {"step": 9, "accuracy": 0.7}],
+        },
+    )
+    html, page = _page(tmp_path, made)
+    assert '<thead><tr><th scope="row">format</th><td>torch</td><td>onnx</td></tr></thead>' in html
+    assert html.count('<th scope="row">measure ') == 9
+    assert '<pre class="scroll">term  share\nword  0.5\nrow   0.5</pre>' in html
+    assert "one7nonenone" in page.text
+    assert [attrs["aria-label"] for attrs in page.named("svg")] == ["seconds by stage", "lengths", "coverage"]
+
+
+def test_entities_of_a_ranking_get_the_names_of_their_graph(tmp_path):
+    """`city%1:15:00::` is a bar nobody can read."""
+    graph = Made(
+        stage="kg build",
+        tables={"entities.parquet": pa.table({"id": ["Q1"], "label": ["Kyiv"], "description": [""]})},
+    )
+    ranking = {"top_entities": [{"entity": "Q1", "links": 5}, {"entity": "Q2", "links": 3}]}
+    linked = Made(stage="link", figures=ranking, tables={"shard-00000.parquet": _linked([_document("d", "x")])})
+    html, _ = _page(tmp_path, graph, linked)
+    assert "<title>Kyiv: 5</title>" in html
+    assert "<title>Q2: 3</title>" in html
+
+
 def test_markup_in_text_alias_label_and_figures_stays_text(tmp_path):
     """One unescaped value and a stranger's paragraph runs script in the reader's browser."""
     graph = Made(
@@ -207,12 +247,14 @@ def test_linked_paragraphs_are_the_shards_own_text_with_names_of_the_graph(tmp_p
         stage="kg build",
         tables={"entities.parquet": pa.table({"id": ["Q1"], "label": ["Kyiv"], "description": ["a city"]})},
     )
-    documents = [_document("d1", "😀 Kyiv shines", (2, 6, "Q1")), _document("d2", "no links here")]
+    documents = [_document("d1", "😀 Kyiv shines", (2, 6, "Q1")), _document("d3", "Kiew, too", (0, 4, "Q1"))]
+    documents += [_document("d2", "no links here")]
     linked = Made(stage="link", tables={"shard-00000.parquet": _linked(documents)})
     html, page = _page(tmp_path, graph, linked)
-    assert '<mark title="Kyiv (Q1, score 0.50) — a city">Kyiv<small>Kyiv 0.50</small></mark> shines' in html
+    assert '<mark title="Kyiv (Q1, score 0.50) — a city">Kyiv<small>0.50</small></mark> shines' in html
+    assert "Kiew<small>Kyiv 0.50</small></mark>, too" in html
     assert "no links here" not in page.text
-    assert open_artifact(tmp_path / "report", stage="report").counts["linked_paragraphs"] == 1
+    assert open_artifact(tmp_path / "report", stage="report").counts["linked_paragraphs"] == 2
 
 
 def test_as_many_paragraphs_as_asked_and_long_ones_cut(tmp_path):

@@ -22,6 +22,8 @@ function draw(tag, attributes, content) {
 
 const show = (place, ...parts) => at(place).replaceChildren(...parts);
 const short = (words, most) => (words.length > most ? words.slice(0, most - 1) + "…" : words);
+const same = (a, b) => a.toLowerCase() === b.toLowerCase();
+const counted = (count, one) => `${count.toLocaleString("en")} ${one}${count === 1 ? "" : "s"}`;
 const number = (value) => (Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(3));
 
 async function ask(address, body) {
@@ -68,8 +70,11 @@ function showLinks() {
   mentions.forEach((mention, place) => {
     if (mention.start < done) return;
     parts.push(points.slice(done, mention.start).join(""));
-    const label = mention.entity ? make("small", `${short(mention.candidates[0].label, 40)} ${mention.score.toFixed(2)}`) : null;
-    const button = make("button", [mention.surface, label ? " " : null, label], { type: "button", "data-place": place });
+    const best = mention.entity ? mention.candidates[0] : null;
+    const name = best && !same(best.label, mention.surface) ? `${short(best.label, 40)} ` : ""; // its own name says nothing
+    const note = best ? make("small", name + mention.score.toFixed(2)) : null;
+    const button = make("button", [mention.surface, note ? " " : null, note],
+      { type: "button", "data-place": place, title: best ? best.description : "" });
     button.classList.toggle("nil", !mention.entity);
     for (const event of ["mouseenter", "focus"]) button.addEventListener(event, () => explain(mention));
     button.addEventListener("click", () => choose(place));
@@ -87,7 +92,9 @@ function explain(mention) {
   const head = make("tr", ["candidate", "score", ...terms].map((name, i) => make("th", name, { scope: "col", class: i ? "n" : "" })));
   const rows = mention.candidates.map((candidate) => {
     const title = candidate.description ? `${candidate.id}: ${candidate.description}` : candidate.id;
-    const cells = [make("td", `${short(candidate.label, 40)} · ${short(candidate.id, 40)}`, { title }),
+    const about = candidate.description || (candidate.id === candidate.label ? "" : candidate.id);
+    const name = make("td", [short(candidate.label, 40), about ? make("small", ` ${short(about, 80)}`) : null], { title });
+    const cells = [name,
       make("td", number(candidate.score), { class: "n" }),
       ...terms.map((term) => make("td", (candidate.contributions[term] >= 0 ? "+" : "") + candidate.contributions[term].toFixed(2),
         { class: "n", title: `${term} = ${candidate.terms[term].toFixed(4)}` }))];
@@ -121,10 +128,12 @@ async function visit(name) {
   const entity = await ask(`api/entity?name=${encodeURIComponent(name)}`);
   const near = await ask(`api/nearest?name=${encodeURIComponent(entity.id)}`);
   if (turn !== walk) return; // another entity was chosen in the meantime
-  const facts = [entity.types.join(", "), `${entity.triples.toLocaleString("en")} ${entity.triples === 1 ? "triple" : "triples"}`].filter(Boolean).join(" · ");
+  const identifier = entity.id === entity.label ? "" : short(entity.id, 80);
+  const facts = [identifier, entity.types.join(", "), counted(entity.triples, "triple")].filter(Boolean).join(" · ");
+  const others = entity.aliases.filter((alias) => !same(alias, entity.label));
   show("entity", make("h3", `${entity.label} `, { id: "entity-name" }), make("p", [entity.description || "no description"]),
-    make("p", `${short(entity.id, 80)} · ${facts}`, { class: "soft" }),
-    entity.aliases.length ? make("p", `also: ${entity.aliases.join(", ")}`, { class: "soft" }) : "");
+    make("p", facts, { class: "soft" }),
+    others.length ? make("p", `also: ${others.join(", ")}`, { class: "soft" }) : "");
   drawGraph(entity);
   const lists = near.reason ? [make("p", near.reason, { class: "soft" })]
     : [nearList("Nearest by cosine", near.cosine), nearList("Nearest by translation, |h + r − t|", near.translation)];
@@ -136,7 +145,7 @@ function nearList(title, rows) {
     const button = make("button", short(row.label, 60), { type: "button", title: `${row.id}: ${row.description}` });
     button.addEventListener("click", () => during(at("look"), "reading the graph …", () => visit(row.id)));
     const way = row.relation ? ` ${row.outward ? "→" : "←"} ${row.relation}` : "";
-    return make("li", [button, ` ${row.score.toFixed(3)}${way}${row.linked ? " · neighbour in the graph" : ""}`]);
+    return make("li", [button, ` ${row.score.toFixed(3)}${way}${row.linked ? " · in the graph" : ""}`]);
   });
   return make("div", [make("h3", title), make("ol", items)]);
 }
@@ -235,8 +244,9 @@ function answerCard(row) {
 
 async function begin() {
   about = await ask("api/about");
-  at("about").textContent = `${about.folder}: ${about.entities.toLocaleString("en")} entities, ` +
-    `${about.triples.toLocaleString("en")} triples, ${about.vectors ? "vectors" : "no vectors"}, ${about.models.length} task models`;
+  const entities = about.entities === 1 ? "1 entity" : `${about.entities.toLocaleString("en")} entities`;
+  at("about").textContent = `${about.folder}: ${entities}, ${counted(about.triples, "triple")}, ` +
+    `${about.vectors ? "vectors" : "no vectors"}, ${counted(about.models.length, "task model")}`;
   at("text").maxLength = about.max_text;
   show("model", ...about.models.map((entry) => make("option", entry.name, { value: entry.name })));
   fillRoles();
