@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Known vulnerabilities of the pinned packages by pip-audit, in an environment of its own; says so where it cannot run.
+# Known vulnerabilities of the pinned packages by pip-audit, in an environment of its own. Where it cannot run, or its
+# list does not know a package, it says "not run" with the number; a vulnerability that it finds fails.
 set -u
+cd "$(dirname "$0")/.."
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
@@ -10,15 +12,19 @@ if ! "$folder/venv/bin/pip" install --quiet --disable-pip-version-check pip-audi
 fi
 "$folder/venv/bin/pip-audit" --no-deps --disable-pip --timeout 15 -r constraints.txt >"$folder/out" 2>"$folder/err"
 code=$?
-if [ $code -ne 0 ] && grep -qiE "connection|timed out|resolve|unreachable|503|404|proxy" "$folder/err"; then
+if [ $code -ne 0 ] && ! grep -qi "known vulnerabilit" "$folder/err" &&
+    grep -qiE "connection|timed out|resolve|unreachable|503|404|proxy" "$folder/err"; then
     echo "audit: not run, the list of vulnerabilities could not be reached"
     exit 0
 fi
-unknown=$(grep -c "could not be audited" "$folder/out" || true)
+total=$(grep -c "^[^#]*==" constraints.txt)
+unknown=$(grep -c "could not be audited" "$folder/out")
 if [ "$unknown" -gt 0 ]; then
-    echo "audit: not run for $unknown of $(grep -c == constraints.txt) packages, the list does not know them here"
+    echo "audit: not run for $unknown of $total packages, which the list that was reached does not know; of the other $((total - unknown)):"
     grep -v "could not be audited" "$folder/out"
-    exit $code
+else
+    echo "audit: run for all $total packages:"
+    cat "$folder/out"
 fi
-cat "$folder/out" "$folder/err"
+cat "$folder/err"
 exit $code
