@@ -226,7 +226,8 @@ class _Loop:
             self._step()
         self._finish()
         if self.tracker is not None:
-            self.accelerator.end_training()
+            for tracker in self.accelerator.trackers:  # `end_training` would end the processes' group, too
+                tracker.finish()
         state = self.state
         return TrainingResult(
             steps=state.step,
