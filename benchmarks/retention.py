@@ -30,6 +30,7 @@ from ernie.training.configuration import TrainingConfig
 from finetune import distill, importing
 from finetune import run as finetuning
 from finetune.augment import stage as augmenting
+from finetune.data import described_task
 from kg.artifact import read_manifest
 
 GLUE = {"sst2": "SST-2", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B", "cola": "CoLA"}
@@ -37,7 +38,8 @@ STUDENT = StudentConfig(num_layers=2, intermediate_size=128)
 """Of a teacher of 6 × 384 with 1,536 neurons: 1.38 of 10.6 million encoder parameters, 7.7 times fewer."""
 
 TEACHER_STEPS, INSIDE_STEPS, ANSWER_STEPS = 160, 80, 80
-BATCH, RATE, MAX_TRAIN = 24, 2e-4, 8_000
+BATCH, RATE, HEAD_RATE, MAX_TRAIN = 24, 2e-4, 2e-3, 8_000
+MADE_FOR = {"topics": "entity_typing", "types": "entity_typing", "relations": "relation_classification"}
 MOST_LINES = 8_000
 """Read of a GLUE training file: a tenth is test, and of the rest a tenth is dev."""
 
@@ -121,7 +123,7 @@ def teacher_of(task: str, plan: Plan, *, seed: int, text_only: bool) -> Path:
     return finetuning.run(
         finetuning.FinetuneConfig(
             output=output,
-            task="" if task not in plan.examples else "entity_typing",
+            task=task_of(examples_of(task, plan)),
             examples=examples_of(task, plan),
             model=Path(plan.pretrained),
             vectors=plan.vectors if knows else None,
@@ -131,9 +133,17 @@ def teacher_of(task: str, plan: Plan, *, seed: int, text_only: bool) -> Path:
             max_train=MAX_TRAIN,
             max_dev=1000,
             max_length=80,
+            head_learning_rate=HEAD_RATE,
             seed=seed,
         )
     )
+
+
+def task_of(examples: Path) -> str:
+    """The task that examples made from a graph are for; empty for imported ones, which say it themselves."""
+    if described_task(examples):
+        return ""
+    return MADE_FOR[read_manifest(examples).data["config"]["task"]]
 
 
 def augmented_of(task: str, plan: Plan) -> Path:

@@ -67,6 +67,9 @@ class ImportConfig:
     """Artifact of `kg embed` of that graph, for coherence."""
     min_score: float = 0.5
     """Least probability of a link by `linker` or `graph`."""
+    keep_links: bool = False
+    """The file's links stay, also those to entities that the graph lacks; the linker's are added where none of them
+    lies."""
     seed: int = 0
     """Decides which training examples become dev."""
 
@@ -101,7 +104,7 @@ def run(config: ImportConfig) -> Path:
             examples[split] = [_links(example, config.min_link_score, mapping, writer.dropped) for example in found]
         if config.linker is not None or config.graph is not None:
             linker = _linker(config)
-            examples = {split: linked_anew(found, linker) for split, found in examples.items()}
+            examples = {split: linked_anew(found, linker, keep=config.keep_links) for split, found in examples.items()}
         _write(examples, task, scorer, writer)
     return config.output
 
@@ -187,15 +190,17 @@ def _wikidata_ids(path: Path) -> Iterator[tuple[int, tuple[str, str]]]:
             yield int(place.removeprefix("line ")), (str(record["wikidata_id"]), record["id"])
 
 
-def linked_anew(examples: Sequence[Example], linker: EntityLinker) -> list[Example]:
-    """The examples with the linker's links alone."""
+def linked_anew(examples: Sequence[Example], linker: EntityLinker, *, keep: bool = False) -> list[Example]:
+    """The examples with the linker's links: alone, or (keep) beside their own, where none of these lies."""
     shown = []
     for start in range(0, len(examples), LINKED_TOGETHER):
         group = examples[start : start + LINKED_TOGETHER]
         found = linker.link_batch([example.text for example in group])
         for example, links in zip(group, found, strict=True):
-            own = (EntityLink(start=k.start, end=k.end, entity=k.entity, score=k.score) for k in links)
-            shown.append(replace(example, links=tuple(own)))
+            own = example.links if keep else ()
+            new = (EntityLink(start=k.start, end=k.end, entity=k.entity, score=k.score) for k in links)
+            free = (link for link in new if not any(link.start < k.end and k.start < link.end for k in own))
+            shown.append(replace(example, links=tuple(sorted((*own, *free), key=lambda k: (k.start, k.end)))))
     return shown
 
 

@@ -12,8 +12,8 @@ from kg.errors import InputError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 ROADS = [
-    "finetuning/fewrel.yaml",
-    "finetuning/open-entity.yaml",
+    "finetuning/fb15k237.yaml",
+    "finetuning/wordnet.yaml",
     "kg/fb15k237.yaml",
     "kg/wikidata5m.yaml",
     "kg/wn18rr.yaml",

@@ -21,6 +21,8 @@ from finetune.formats.records import BRACKETS
 from finetune.importing import ImportConfig, run
 from finetune.tasks.schema import Example, Span, write_examples
 from kg.artifact import open_artifact
+from kg.build import BuildConfig
+from kg.build import run as build_graph
 from kg.errors import InputError
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -321,6 +323,22 @@ def test_patches_correct_labels_and_leave_out(files: dict[str, Path], tmp_path: 
         assert manifest.dropped.get("train_not_in_patch", 0) == left_out
     with pytest.raises(InputError, match="at least two labels in train, its 1 examples carry 'per:title'"):
         run(ImportConfig(output=tmp_path / "out", patch=tmp_path / "one.json", **settings))
+
+
+def test_a_graph_links_anew_or_where_the_file_has_no_link(tmp_path: Path):
+    """Beside, a link of the file holds its place even when the graph lacks its entity."""
+    (tmp_path / "g.tsv").write_text("Rome\tin\tItaly\nLazio\tin\tItaly\nRoma\tin\tRome\n", encoding="utf-8")
+    graph = build_graph(BuildConfig(reader="tsv", source=str(tmp_path / "g.tsv"), output=tmp_path / "graph"))
+    relations = FEWREL | {"P1": [FEWREL["P1"][0] | {"tokens": ["Rome", "in", "Italy", "and", "Lazio"]}]}
+    (tmp_path / "f.json").write_bytes(orjson.dumps(relations))
+    settings = {"format": "fewrel", "train": tmp_path / "f.json", "dev": tmp_path / "f.json", "graph": graph}
+    shown = {}
+    for keep in (False, True):
+        folder = run(ImportConfig(output=tmp_path / f"keep-{keep}", keep_links=keep, **settings))
+        (example,) = (e for e in load_examples(folder, "train") if "Rome" in e.text)
+        shown[keep] = {example.text[k.start : k.end]: k.entity for k in example.links}
+    assert shown[False] == {"Rome": "Rome", "Italy": "Italy", "Lazio": "Lazio"}
+    assert shown[True] == {"Rome": "Q220", "Italy": "Q38", "Lazio": "Lazio"}
 
 
 def test_an_import_maps_links_finds_the_null_label_and_names_the_facts(files: dict[str, Path], tmp_path: Path):
