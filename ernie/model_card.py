@@ -10,6 +10,8 @@ from ernie.configuration import ErnieConfig
 CARD = "README.md"
 BARE = "<!-- written by save_pretrained -->"
 """Marks a card that knows the model alone; a stage that knows data, graph and scores writes a fuller one over it."""
+EMPTY = "[More Information Needed]"
+"""Stands in every part of transformers' template that nobody filled in."""
 
 
 def write_bare_card(folder: Path, config: ErnieConfig, class_name: str) -> None:
@@ -18,6 +20,14 @@ def write_bare_card(folder: Path, config: ErnieConfig, class_name: str) -> None:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(bare_card(config, class_name), encoding="utf-8")
+
+
+def replace_empty_card(folder: Path, config: ErnieConfig, class_name: str) -> None:
+    """Writes our card over one that transformers' `push_to_hub` made of its template; any other stays as it is."""
+    path = Path(folder) / CARD
+    if path.exists() and EMPTY in path.read_text(encoding="utf-8"):
+        path.unlink()
+        write_bare_card(folder, config, class_name)
 
 
 def bare_card(config: ErnieConfig, class_name: str) -> str:

@@ -24,7 +24,7 @@ from ernie.entity_table import EntityTable
 from ernie.errors import InputError
 from ernie.layers import LAYERS, EntitySlots
 from ernie.loading import check_loaded
-from ernie.model_card import write_bare_card
+from ernie.model_card import replace_empty_card, write_bare_card
 from ernie.remote_code import remote_code, write_sources
 
 
@@ -130,6 +130,11 @@ class ErniePreTrainedModel(PreTrainedModel):
                 write_sources(sources, Path(save_directory))
                 write_bare_card(Path(save_directory), self.config, type(self).__name__)
             super().save_pretrained(save_directory, *settings, **more)
+
+    def _upload_modified_files(self, working_dir: str | PathLike[str], *settings: Any, **more: Any) -> Any:
+        """transformers' last step of `push_to_hub`, before which it writes its empty card over the saved one."""
+        replace_empty_card(Path(working_dir), self.config, type(self).__name__)
+        return super()._upload_modified_files(working_dir, *settings, **more)
 
 
 class ErnieEncoder(nn.Module):

@@ -151,6 +151,12 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         def do_GET(self) -> None:
             self.answer({"id": "x", "siblings": []})
 
+        def do_HEAD(self) -> None:
+            """No file of a repository can be had from here."""
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.end_headers()
+
         def answer(self, data: Any, status: int = 200) -> None:
             content = json.dumps(data).encode()
             self.send_response(status)
@@ -179,6 +185,28 @@ def test_push_sends_every_file_with_card_and_manifest(hub: Hub, model: Path) -> 
     assert all((model / name).read_bytes() == content for name, content in sent.items())
     assert hub.private["me/typing"] is True
     assert "4 files" in said
+
+
+def test_transformers_own_push_sends_our_card_not_its_empty_one(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`push_to_hub` writes a template of empty headings over the card that save_pretrained wrote."""
+    from huggingface_hub import HfApi, constants
+    from transformers.utils import hub as of_transformers
+
+    import ernie
+
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(of_transformers, "_hf_api", HfApi(endpoint=hub.address))
+    config = ernie.ErnieConfig(
+        vocab_size=30, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, entity_size=4
+    )
+    ernie.ErnieModel(config).push_to_hub("me/encoder")
+    sent = hub.repositories["me/encoder"]
+    assert {"config.json", "model.safetensors", "README.md", "modeling_ernie_kg.py"} <= sent.keys()
+    card = sent["README.md"].decode()
+    assert "written by save_pretrained" in card
+    assert "More Information Needed" not in card
+    assert 'model.attach_entity_table("vectors")' in card
 
 
 @pytest.mark.parametrize("fault", ["damaged", "no-card", "refused", "name"])
