@@ -3,6 +3,7 @@
     python benchmarks/retention.py --work FOLDER --glue GLUE --tasks sst2 mrpc --variants b C0 --seeds 0 1 2
     python benchmarks/retention.py --work FOLDER --examples typing=EXAMPLES --pretrained ERNIE --vectors VECTORS
                                    [--linked LINKED] --tasks typing --variants b C0 C1 C2 C3
+                                   [--general STUDENT] [--augmented]
 
 The first lines of a GLUE training file are cut into train and test (a tenth); `finetune import` draws dev from train;
 the test part is scored once a model. Teachers have six layers (MiniLM-L6, 384 wide); a student's shape is the same in
@@ -51,6 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "C1": FULL,
     "C2": {**FULL, "teacher_entities": "none"},
     "C3": {**FULL, "teacher_entities": "shuffled"},
+    "without general stage": FULL,
     "fresh": {"student": dataclasses.replace(STUDENT, init="fresh")},
     "without inside": {**FULL, "phases": "prediction"},
     "without answers": {**FULL, "phases": "intermediate"},
@@ -63,11 +65,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """b: a plain BERT. a: two streams. C0: no distillation, all steps on gold labels. C1: its teacher was fine-tuned
 without entities. C2: the teacher's entities taken away. C3: its entities exchanged. Others leave a part out of b."""
+SLICED = ("a", "without general stage", "fresh")
+"""Variants that never begin from --general."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What the command line asked for. deadline: time.monotonic() after which no further model is begun."""
+    """What the command line asked for.
+
+    general: a plain student of `pretrain distill`, which students begin from instead of slices of their teacher.
+    deadline: time.monotonic() after which no further model is begun.
+    """
 
     work: Path
     pretrained: str
@@ -75,6 +83,7 @@ class Plan:
     linked: Path | None
     glue: Path | None
     examples: dict[str, Path]
+    general: Path | None
     augmented: bool
     deadline: float
 
@@ -169,6 +178,8 @@ def student_of(task: str, variant: str, plan: Plan, *, seed: int) -> Path:
         return output
     knows = plan.knows(task) and variant != "C1"
     settings = dict(VARIANTS[variant])
+    if plan.general is not None and variant not in SLICED:
+        settings["student"] = StudentConfig(folder=str(plan.general))
     steps = ANSWER_STEPS + (INSIDE_STEPS if variant == "C0" else 0)
     return distill.run(
         distill.DistillConfig(
@@ -270,6 +281,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", required=True)
     parser.add_argument("--variants", nargs="+", default=["b", "C0"], choices=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--general", type=Path, help="a plain student's folder, of `pretrain distill`")
     parser.add_argument("--augmented", action="store_true")
     parser.add_argument("--minutes", type=float, default=9.0)
     given = parser.parse_args()
@@ -280,6 +292,7 @@ def main() -> None:
         linked=given.linked,
         glue=given.glue,
         examples={name: Path(folder) for name, folder in (pair.split("=", 1) for pair in given.examples)},
+        general=given.general,
         augmented=given.augmented,
         deadline=time.monotonic() + 60 * given.minutes,
     )
