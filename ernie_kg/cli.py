@@ -12,14 +12,18 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ernie_kg.stages import STAGES, VIEWS, Stage, View
 from kg.errors import InputError
 from kg.exhaustion import exhausted
 from kg.tables import plain
+
+if TYPE_CHECKING:
+    from ernie_kg.pipeline import Step
 
 ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # stages show progress of their own
@@ -53,8 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
+    return guarded(lambda: dispatch(words, debug=debug), debug=debug)
+
+
+def guarded(work: Callable[[], int], *, debug: bool = False) -> int:
+    """The exit code of `work`, or that of what went wrong, which is said in one line; debug: it is raised instead."""
     try:
-        return dispatch(words)
+        return work()
     except KeyboardInterrupt:
         print(
             "ernie-kg: interrupted; finished stages stay, run the same command again to go on",
@@ -70,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(error)
 
 
-def dispatch(words: list[str]) -> int:
-    """Calls what the first words name; see the module for exit codes."""
+def dispatch(words: list[str], *, debug: bool = False) -> int:
+    """Calls what the first words name; see the module for exit codes. debug: for the processes it begins."""
     if not words or words[0] in ("-h", "--help"):
         print(usage())
         return 0
@@ -81,7 +90,7 @@ def dispatch(words: list[str]) -> int:
         print(f"ernie-kg {package_version()}")
         return 0
     if words[0] == "run":
-        return run_command(words[1:])
+        return run_command(words[1:], debug=debug)
     for length in (2, 1):
         name = " ".join(words[:length])
         if name in STAGES:
@@ -200,12 +209,13 @@ def with_keys(
     return [*keyed, f"--{free[0][:-1]}={json.dumps(several)}"] if several else keyed
 
 
-def run_command(words: list[str]) -> int:
-    """A whole road; see `ernie_kg.pipeline`."""
+def run_command(words: list[str], *, debug: bool = False) -> int:
+    """A whole road; see `ernie_kg.pipeline`. Every stage has a process of its own where that is possible."""
     if not words or {"-h", "--help"} & set(words):
         print(RUN_USAGE)
         return 0 if words else 2
-    from ernie_kg.pipeline import describe_road, load_road, run_road, summary
+    from ernie_kg.apart import can_be_apart
+    from ernie_kg.pipeline import StageEnded, describe_road, load_road, run_road, run_step, summary
 
     dry_run = "--dry-run" in words
     file, overrides = _road_words([word for word in words if word != "--dry-run"])
@@ -213,9 +223,38 @@ def run_command(words: list[str]) -> int:
     if dry_run:
         print(describe_road(steps))
         return 0
-    run_road(steps)
+    try:
+        run_road(steps, partial(_run_apart, debug=debug) if can_be_apart() else run_step)
+    except StageEnded as ended:
+        return ended.exit_code
     print(summary(steps), end="")
     return 0
+
+
+def _run_apart(step: Step, *, debug: bool) -> None:
+    """One stage in a process of its own, which says itself what went wrong.
+
+    Raises:
+        StageEnded: it went wrong.
+        InputError: the process was killed.
+    """
+    from ernie_kg.apart import run_apart
+    from ernie_kg.pipeline import StageEnded, run_step
+
+    def work() -> int:
+        run_step(step)
+        return 0
+
+    code = run_apart(lambda: guarded(work, debug=debug), name=step.name)
+    if code == -signal.SIGKILL:
+        raise InputError(
+            f"{step.name} ({step.command}): its process was killed from outside, as a system does that runs out of "
+            f"memory; run the same command again to go on"
+        )
+    if code < 0:
+        raise RuntimeError(f"{step.name} ({step.command}): its process ended by {signal.Signals(-code).name}")
+    if code:
+        raise StageEnded(code)
 
 
 def _road_words(words: list[str]) -> tuple[Path, dict[str, Any]]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,20 @@ def load_road(path: Path, overrides: Mapping[str, Any] | None = None) -> list[St
     return steps
 
 
-def run_road(steps: Sequence[Step]) -> None:
+class StageEnded(Exception):
+    """A stage's process ended with this exit code, and has said why."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"a stage ended with exit code {exit_code}")
+        self.exit_code = exit_code
+
+
+def run_step(step: Step) -> None:
+    """One stage, in this process."""
+    step.stage.run(step.config)
+
+
+def run_road(steps: Sequence[Step], run: Callable[[Step], None] = run_step) -> None:
     """Runs each step whose artifact is missing or was made from other inputs or settings."""
     for number, step in enumerate(steps, start=1):
         place = f"[{number}/{len(steps)}] {step.name} ({step.command})"
@@ -77,7 +90,7 @@ def run_road(steps: Sequence[Step]) -> None:
             print(f"{place}: finished before, inputs and config unchanged, skipped", file=sys.stderr, flush=True)
             continue
         print(f"{place} …", file=sys.stderr, flush=True)
-        step.stage.run(step.config)
+        run(step)
         manifest = read_manifest(step.config.output)
         print(f"    {manifest.data['seconds']:.1f} s  {manifest.data['headline']}", file=sys.stderr, flush=True)
 

@@ -16,7 +16,8 @@ from kg.errors import InputError
 class Stage:
     """One command.
 
-    module: where `run(config) -> Path` and the config class stand. config: the class's name. summary: a line of help.
+    module: where `run(config) -> Path` stands, and the config class unless `config_module` names another, which loads
+    quickly. config: the class's name. summary: a line of help.
     places: keys that bare words on the command line stand for, in this order. explains: the module has
     `explained(config) -> str` too, which `--explain` prints in place of a run.
     """
@@ -26,9 +27,10 @@ class Stage:
     summary: str
     places: tuple[str, ...] = ()
     explains: bool = False
+    config_module: str = ""
 
     def config_class(self) -> type[Any]:
-        return getattr(importlib.import_module(self.module), self.config)
+        return getattr(importlib.import_module(self.config_module or self.module), self.config)
 
     def run(self, config: StageConfig) -> Path:
         return importlib.import_module(self.module).run(config)
@@ -61,7 +63,10 @@ class View:
 STAGES: dict[str, Stage] = {
     "kg build": Stage("kg.build", "BuildConfig", "graph artifact from WordNet, triples files and other sources"),
     "kg embed": Stage(
-        "kg.embed", "EmbedConfig", "TransE vectors of a graph, ranked on held-out facts, indexed in faiss"
+        "kg.embed",
+        "EmbedConfig",
+        "TransE vectors of a graph, ranked on held-out facts, indexed in faiss",
+        config_module="kg.embed_config",
     ),
     "kg tune": Stage("kg.tune", "TuneConfig", "a small search over TransE's settings, judged on validation triples"),
     "kg export": Stage(

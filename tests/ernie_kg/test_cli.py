@@ -35,7 +35,7 @@ HEAVY = {"torch", "transformers", "faiss", "spacy", "pyarrow", "numpy", "dataset
 def test_help_loads_no_heavy_package() -> None:
     """`import torch` takes seconds: one careless import at the top of a module makes every --help slow."""
     assert not loaded_by("--help") & HEAVY
-    for command in ("kg build", "kg export", *VIEWS):
+    for command in ("kg build", "kg embed", "kg export", *VIEWS):
         assert not loaded_by(*command.split(), "--help") & HEAVY, command
 
 
@@ -109,7 +109,7 @@ def test_a_users_mistake_is_one_line_and_exit_2(
 def test_exit_codes_tell_who_is_at_fault(
     error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(words: list[str]) -> int:
+    def fail(words: list[str], *, debug: bool) -> int:
         raise error
 
     monkeypatch.setattr("ernie_kg.cli.dispatch", fail)
