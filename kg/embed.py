@@ -156,6 +156,7 @@ def _measure(
     started = time.perf_counter()
     ranks = ranking.ranks(model, split.test)
     writer.figures.update(ranking.candidates.figures(ranks), test_seconds=round(time.perf_counter() - started, 2))
+    release_memory()
     named = ranking.candidates.named
     by_relation = [
         named(line | {"relation": graph.relation_ids[int(line["relation"])]})

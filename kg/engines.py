@@ -125,6 +125,7 @@ class FusedEngine:
     def __init__(self, model: TransE, settings: StepSettings, *, learning_rate: float) -> None:
         from kg import fused
 
+        fused.compile_ahead()
         self._fused = fused
         self._tables = model.entities.numpy(), model.relations.numpy()
         self.accumulated = torch.zeros(len(model.entities)), torch.zeros(len(model.relations))

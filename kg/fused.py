@@ -11,7 +11,10 @@ fast arithmetic: sums may be reordered, and a NaN is found by the loss, not by c
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numba import config, get_num_threads, njit, prange, set_num_threads
@@ -467,3 +470,26 @@ def run_steps(tables, states, marks, batches, negatives, weights, known, setting
                 stamp + step,
             )
     return total
+
+
+def compile_ahead() -> None:
+    """Has a process of its own compile the step, where no compiled one lies in numba's cache: compiling takes more
+    memory than training does, and never gives it back."""
+    folder = Path(run_steps.stats.cache_path)  # pyrefly: ignore[missing-attribute]
+    kept = folder.glob(f"{Path(__file__).stem}.{run_steps.__name__}-*.nbi")
+    if any(path.stat().st_mtime > Path(__file__).stat().st_mtime for path in kept):
+        return
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import compile_here; compile_here()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def compile_here() -> None:
+    """Takes one step on made tables of the types that every training has, so that numba compiles and keeps it."""
+    tables = np.zeros((3, 1), np.float32), np.zeros((1, 1), np.float32)
+    states = np.zeros(3, np.float32), np.zeros(1, np.float32)
+    marks = np.zeros(3, np.int32), np.zeros(3, np.int32), np.zeros(1, np.int32), np.zeros(1, np.int32)
+    batches, negatives = np.array([[[1, 0, 2]]]), np.array([[[2], [1]]])
+    known = np.zeros(0, np.int64), np.zeros(1, np.int64)
+    settings = CROSS_ENTROPY, ONE, ONE, True, False, False
+    weights = np.zeros((1, 0, 2), np.float32)
+    run_steps(tables, states, marks, batches, negatives, weights, known, settings, ONE, 1, 1)

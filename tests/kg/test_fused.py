@@ -134,12 +134,17 @@ def test_hidden_negatives_are_those_a_plain_loop_finds(k, m):
     assert (far > 0).tolist() == expected
 
 
-def _trained_in_a_process(cache: Path) -> bytes:
-    """The entity table after some steps in a process of its own, whose kernels lie in `cache`."""
+def _trained_in_a_process(cache: Path, *, first: str) -> bytes:
+    """The entity table after some steps in a process of its own, whose kernels lie in `cache`.
+
+    first: a line of Python that has `fused`, before the engine is made.
+    """
     program = """
 import sys, torch
+from kg import fused
 from kg.engines import FusedEngine, StepSettings
 from kg.transe import TransE
+exec(sys.argv[1])
 torch.set_num_threads(1)
 draw = torch.Generator().manual_seed(3)
 model = TransE.initialised(num_entities=50, num_relations=4, dim=20, scale=0.3, generator=draw)
@@ -150,13 +155,30 @@ engine.steps(rows, torch.randint(1, 51, (30, 4, 24), generator=draw), None)
 sys.stdout.buffer.write(model.entities.numpy().tobytes())
 """
     variables = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
-    found = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, check=True, timeout=300)
+    command = [sys.executable, "-c", program, first]
+    found = subprocess.run(command, env=variables, capture_output=True, check=True, timeout=300)
     return found.stdout
 
 
 @pytest.mark.slow
 def test_the_process_that_compiles_rounds_as_those_that_read_the_cache(tmp_path: Path) -> None:
-    compiling = _trained_in_a_process(tmp_path)
-    assert list(tmp_path.rglob("*run_steps*.nbc"))
+    """Those that read it do so for tables of every kind: what was compiled ahead has the types of a training."""
+    compiling = _trained_in_a_process(tmp_path, first="fused.compile_ahead = fused.compile_here")
+    assert len(list(tmp_path.rglob("*run_steps*.nbc"))) == 1
     assert len(compiling) == 51 * 20 * 4
-    assert _trained_in_a_process(tmp_path) == compiling
+    assert _trained_in_a_process(tmp_path, first="del fused.compile_here, fused.subprocess") == compiling
+    assert len(list(tmp_path.rglob("*run_steps*.nbc"))) == 1
+
+
+def test_what_is_not_compiled_yet_is_compiled_by_another_process(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    """Compiling takes more memory than training, and keeps it; nothing but the peak of a first run would show it."""
+    begun = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: begun.append(command))
+    monkeypatch.setattr(fused.run_steps._cache, "_cache_path", str(tmp_path))
+    assert fused.run_steps.stats.cache_path == str(tmp_path)
+    fused.compile_ahead()
+    assert [command[:2] for command in begun] == [[sys.executable, "-c"]]
+    assert begun[0][2].endswith("from kg.fused import compile_here; compile_here()")
+    (tmp_path / "fused.run_steps-1.py311.nbi").touch()
+    fused.compile_ahead()
+    assert len(begun) == 1
