@@ -4,8 +4,8 @@ python benchmarks/embedding.py configs/kg/fb15k237.yaml --source FOLDER        t
 python benchmarks/embedding.py configs/kg/wn18rr.yaml --source FOLDER --engines torch fused
 python benchmarks/embedding.py configs/kg/wordnet.yaml --set vectors.epochs=5
 
-`kg build`, then `kg embed` on the published split, run in processes of their own, as a user would start them.
-The first fused run of an installation also compiles the kernels, some seconds that `training_seconds` holds.
+`ernie-kg run` of the road in a fresh folder, as a user would start it: `kg build`, then `kg embed`. The first fused run
+of an installation compiles the kernels, in a process of its own: `embed_seconds` holds that, `training_seconds` not.
 """
 
 from __future__ import annotations
@@ -42,18 +42,11 @@ def main() -> None:
 
 
 def measured(road: Path, overrides: dict[str, str]) -> dict[str, Any]:
-    """Runs a road in a fresh folder, each stage in a process of its own, and reads its manifests."""
-    whole = yaml.safe_load(road.read_text(encoding="utf-8"))
-    stages = dict(whole["stages"])
+    """Runs a road in a fresh folder and reads its manifests."""
     with tempfile.TemporaryDirectory() as folder:
-        for count in range(1, len(stages) + 1):  # what is finished is skipped
-            part = Path(folder) / "road.yaml"
-            kept = dict(list(stages.items())[:count])
-            part.write_text(yaml.safe_dump(whole | {"stages": kept}, sort_keys=False), encoding="utf-8")
-            given = {key: value for key, value in overrides.items() if key.partition(".")[0] in kept}
-            words = [word for key, value in given.items() for word in (f"--{key}", value)]
-            command = [sys.executable, "-m", "ernie_kg.cli", "run", str(part), "--output", folder, *words]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        words = [word for key, value in overrides.items() for word in (f"--{key}", value)]
+        command = [sys.executable, "-m", "ernie_kg.cli", "run", str(road), "--output", folder, *words]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         graph, vectors = (read_manifest(Path(folder) / name) for name in ("graph", "vectors"))
     figures, settings = vectors.figures, vectors.data["config"]
     table = 4 * settings["dim"] * (vectors.counts["entities"] + 1)

@@ -39,7 +39,6 @@ SHIPPED = {
 """published_mrr: test MRR of TransE in Nguyen et al. 2018; whether PyKEEN's experiment reaches it is not known."""
 TUNED = {"fb15k237": {"dim": 100, "margin": 9.0}, "wn18rr": {"dim": 100, "margin": 6.0}}
 NEGATIVES = 64
-POINTS = 20  # of our curve, besides the first epochs
 PYKEEN = """
 import json, sys, time
 import numpy as np, torch
@@ -98,6 +97,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=180.0, help="of PyKEEN's training, each way")
     parser.add_argument("--ways", nargs="+", choices=("shipped", "tuned"), default=["shipped", "tuned"])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--points", type=int, default=20, help="of our curve, besides the first epochs")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     parts, num_entities, num_relations = numbered(arguments.triples)
@@ -113,24 +113,24 @@ def main() -> None:
         for given in (of for of in (shipped, tuned) if of["way"] in arguments.ways):
             reached.append((given, theirs(arguments.python, given, parts, known)[-1]))
     wanted = max(max(last["mrr"], given.get("published_mrr", 0.0)) for given, last in reached)
-    curve = ours(arguments.road, parts, known, num_entities, num_relations, wanted)
+    curve = ours(arguments.road, parts, known, (num_entities, num_relations), wanted, arguments.points)
     for given, last in reached:
         compare(last, curve, given)
 
 
 def ours(
-    road: Path, parts: list[np.ndarray], known: KnownAnswers, entities: int, relations: int, wanted: float
+    road: Path, parts: list[np.ndarray], known: KnownAnswers, counts: tuple[int, int], wanted: float, points: int
 ) -> list[dict]:
     """Seconds of training and validation MRR after some epochs, until it is `wanted` or the road's epochs are over."""
     settings = yaml.safe_load(road.read_text(encoding="utf-8"))["stages"]["vectors"]
     names = EmbedConfig.__dataclass_fields__.keys() - {"graph", "output"}
     given = {name: value for name, value in settings.items() if name in names}
     config = EmbedConfig(graph=Path("."), output=Path("."), **given)
-    sizes = {"num_entities": entities, "num_relations": relations}
+    sizes = {"num_entities": counts[0], "num_relations": counts[1]}
     begin_warm = begin(parts[0][:2048], replace(config, epochs=1), **sizes)  # compiles, outside the clock
     one_epoch(begin_warm, config, Progress("warm-up"))
     found, curve = begin(parts[0], config, **sizes), []
-    between = max(1, config.epochs // POINTS)
+    between = max(1, config.epochs // points)
     for epoch in range(1, config.epochs + 1):
         one_epoch(found, config, Progress("training"))
         if epoch % between and epoch > 3:
