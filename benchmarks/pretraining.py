@@ -5,7 +5,7 @@ python benchmarks/pretraining.py --instances FOLDER --vectors FOLDER --base pack
 naive     BertForPreTraining of the base's shape: every text padded to max_length, logits at every position, fp32,
           dropout as in the base's config, torch's AdamW as it comes. It has no entities at all.
 ours      `pretrain run`'s step: MLM, NSP and dEA; length buckets, logits at masked positions, bf16 where this machine
-          gains from it, no dropout, fused AdamW.
+          gains from it, plain attention for short texts, no dropout, fused AdamW.
 without … ours with one saving taken back.
 
 A step is forward, backward, gradient norm and AdamW on the same instances. The contestants take turns, a step each a
@@ -36,6 +36,7 @@ from ernie.entity_table import EntityTable
 from ernie.inputs import IGNORED
 from ernie.losses.denoising_entity import entity_logits
 from ernie.training import ExampleBatches, choose_precision, keyed_generator
+from ernie.training.attention import training_attention
 from ernie.training.optimisation import decay_groups
 from ernie.training.precision import measure_gflops
 from kg.sources import resolve_source
@@ -69,8 +70,9 @@ class EveryPosition(PretrainingModel):
 
 @dataclass
 class Contestant:
-    """batches: what it trains on. losses: (model, batch) -> what is minimised. seconds, loading: of its steps so far;
-    steps: seconds of each, speeds: pieces a second of each."""
+    """batches: what it trains on. losses: (model, batch) -> what is minimised. plain_attention: short texts do without
+    torch's fused kernel. seconds, loading: of its steps so far; steps: seconds of each; speeds: pieces a second of
+    each."""
 
     name: str
     model: nn.Module
@@ -78,6 +80,7 @@ class Contestant:
     losses: Callable[[nn.Module, Batch], Tensor]
     optimizer: torch.optim.Optimizer
     bf16: bool
+    plain_attention: bool = True
     seconds: float = 0.0
     loading: float = 0.0
     steps: list[float] = field(default_factory=list)
@@ -87,9 +90,11 @@ class Contestant:
         started = time.perf_counter()
         batch = next(self.batches)
         loaded = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext():
-            loss = self.losses(self.model, batch)
-        loss.backward()
+        dtype = torch.bfloat16 if self.bf16 else torch.float32
+        with training_attention(batch, device=CPU, dtype=dtype) if self.plain_attention else nullcontext():
+            with torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext():
+                loss = self.losses(self.model, batch)
+            loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -142,6 +147,7 @@ SAVINGS = {
     "ours": "",
     "without masked positions only": "sparse head",
     "without bf16": "bf16",
+    "without plain attention": "attention",
     "without length buckets": "buckets",
     "without buckets, padded to max_length": "padding",
     "without fused AdamW": "fused",
@@ -159,7 +165,8 @@ def naive(train_set: Instances, base: Path, batch_size: int) -> Contestant:
         return model(**{name: batch[name] for name in names}).loss
 
     batches = shuffled(train_set, batch_size, pad_to=train_set.described["max_length"])
-    return Contestant("naive", model, batches, loss, torch.optim.AdamW(model.parameters(), lr=1e-4), bf16=False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    return Contestant("naive", model, batches, loss, optimizer, bf16=False, plain_attention=False)
 
 
 def ours(
@@ -181,7 +188,8 @@ def ours(
         batches = shuffled(train_set, batch_size, pad_to=train_set.described["max_length"] if off == "padding" else 0)
     else:
         batches = bucketed(train_set, batch_size)
-    return Contestant(name, model, batches, loss, optimizer, bf16=precision == "bf16" and off != "bf16")
+    bf16 = precision == "bf16" and off != "bf16"
+    return Contestant(name, model, batches, loss, optimizer, bf16=bf16, plain_attention=off != "attention")
 
 
 def bucketed(train_set: Instances, batch_size: int) -> Iterator[Batch]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from ernie.training.attention import training_attention
 from ernie.training.batches import Batches
 from ernie.training.processes import sum_over_processes, synchronise_gradients
 from ernie.training.reproducibility import derived_seed
@@ -62,6 +63,10 @@ class Accumulator:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.bf16)
 
+    def _attention(self, batch: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        dtype = torch.bfloat16 if self.bf16 else torch.float32
+        return training_attention(batch, device=self.accelerator.device, dtype=dtype)
+
     def gradients(self, step: int) -> Step:
         """Adds up the gradients of optimiser step `step` (0 …)."""
         started = time.perf_counter()
@@ -100,7 +105,7 @@ class Accumulator:
         Processes average their gradients, so each multiplies its part by their number.
         """
         synchronise_gradients(self.model, last)
-        with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+        with nullcontext() if last else self.accelerator.no_sync(self.wrapped), self._attention(batch):
             with self.autocast():
                 found = self.compute_losses(self.wrapped, batch)
             losses, figures = found if isinstance(found, tuple) else (found, {})

@@ -12,6 +12,7 @@ from torch import nn
 from ernie.errors import InputError
 from ernie.training import ExampleBatches, choose_precision, derived_seed, keyed_generator
 from ernie.training import precision as precision_module
+from ernie.training.attention import training_attention
 from ernie.training.batches import bucketed_order
 from ernie.training.optimisation import decay_groups, learning_rate_factor
 
@@ -99,3 +100,34 @@ def test_streams_are_named_by_their_keys():
     assert len(seeds) == 7
     assert keyed_generator(1, "x").random() == keyed_generator(1, "x").random()
     assert keyed_generator(1, "x").random() != keyed_generator(2, "x").random()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "length", "plain"),
+    [
+        (torch.bfloat16, 128, True),
+        (torch.bfloat16, 129, False),
+        (torch.float32, 32, True),
+        (torch.float32, 33, False),
+        (torch.float16, 8, False),
+    ],
+)
+def test_short_texts_take_plain_attention_and_the_choice_ends_with_the_step(dtype, length, plain):
+    batch = {"input_ids": torch.ones(2, length), "token_type_ids": torch.ones(2, 4), "labels": torch.ones(2)}
+    fused = torch.backends.cuda.flash_sdp_enabled()
+    with training_attention(batch, device=torch.device("cpu"), dtype=dtype):
+        assert torch.backends.cuda.flash_sdp_enabled() is (fused and not plain)
+    assert torch.backends.cuda.flash_sdp_enabled() is fused
+
+
+def test_both_attention_kernels_give_the_same_gradients():
+    queries = torch.randn(2, 3, 8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(8) < torch.tensor([[8], [5]]))[:, None, None, :]
+    found = []
+    for length in (8, 64):
+        inputs = queries.clone().requires_grad_()
+        with training_attention({"input_ids": torch.ones(2, length)}, device=torch.device("cpu"), dtype=torch.float32):
+            nn.functional.scaled_dot_product_attention(inputs, inputs, inputs, attn_mask=mask).square().sum().backward()
+        found.append(inputs.grad)
+    assert not torch.equal(found[0], torch.zeros_like(found[0]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
