@@ -9,7 +9,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -136,6 +136,59 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     return ernie_kg
 
 
+class Warm:
+    """`tests/warm.py` at work: starts commands of ours that begin at once, as processes to watch and to kill."""
+
+    def __init__(self, folder: Path) -> None:
+        self.errors = folder / "errors.txt"
+        variables = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        script = Path(__file__).with_name("warm.py")  # -P: or the folders beside it would stand for our packages
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
+        )
+        assert self._answer() == {"ready": True}
+
+    def start(self, words: list[str], cwd: Path, *, printed: Path | None = None) -> int:
+        """The number of the process that runs the command line. printed: where a driver's lines go."""
+        self.errors.write_text("")
+        request = {"words": words, "cwd": str(cwd), "errors": str(self.errors)}
+        return self._ask(request | ({"printed": str(printed)} if printed else {}))["pid"]
+
+    def wait(self, pid: int) -> int:
+        """Its exit code, negative for the signal that ended it."""
+        return self._ask({"wait": pid})["code"]
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(60)
+
+    def _ask(self, request: dict[str, object]) -> dict[str, int]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, int]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, f"the warm process ended with {self._process.wait(10)}"
+        return json.loads(line)
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """Started once, because what it imports takes seconds."""
+    process = Warm(tmp_path_factory.mktemp("warm"))
+    yield process
+    process.close()
+
+
 @pytest.fixture(scope="session")
 def own_data_words(tiny_bert: Path) -> list[str]:
     """`run configs/own-data.yaml` with the tiny BERT, few steps and rates that a random encoder needs."""
@@ -144,15 +197,15 @@ def own_data_words(tiny_bert: Path) -> list[str]:
         "pretrained.base": tiny_bert,
         "vectors.dim": 16,
         "pretrained.training.learning_rate": 1e-3,
-        "pretrained.training.max_steps": 60,
+        "pretrained.training.max_steps": 40,
         "pretrained.training.save_every": 7,
         "model.training.learning_rate": 1e-3,
-        "model.training.max_steps": 240,
+        "model.training.max_steps": 160,
         "model.training.save_every": 11,
         "student.intermediate.learning_rate": 1e-3,
-        "student.intermediate.max_steps": 60,
+        "student.intermediate.max_steps": 40,
         "student.prediction.learning_rate": 1e-3,
-        "student.prediction.max_steps": 60,
+        "student.prediction.max_steps": 40,
     }
     road = Path(__file__).resolve().parents[1] / "configs" / "own-data.yaml"
     return ["run", str(road), *(word for key, value in overrides.items() for word in (f"--{key}", str(value)))]

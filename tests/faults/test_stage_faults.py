@@ -26,12 +26,20 @@ TRAINED = ("pretrained", "model", "student")
 Run = tuple[Path, subprocess.CompletedProcess[str]]
 
 
-def drive(fault: str, road: Path, work: Path, *stages: str, mounts: bool = False) -> list[dict[str, Any]]:
-    """What `driver.py` printed, a dictionary a stage."""
-    inside = ["unshare", "--mount", "--map-root-user"] if mounts else []
-    if mounts and (
-        shutil.which("unshare") is None or subprocess.run([*inside, "true"], capture_output=True).returncode
-    ):
+def drive(warm: Any, fault: str, road: Path, work: Path, *stages: str) -> list[dict[str, Any]]:
+    """What `driver.py` printed, a dictionary a stage; in a process that has imported everything."""
+    work.mkdir(parents=True, exist_ok=True)
+    printed = work.with_name("printed.jsonl")
+    printed.unlink(missing_ok=True)
+    code = warm.wait(warm.start(["driver", fault, str(road), str(work), *stages], road, printed=printed))
+    assert code == 0, warm.errors.read_text()[-3000:]
+    return [json.loads(line) for line in printed.read_text().splitlines()]
+
+
+def drive_on_small_disk(fault: str, road: Path, work: Path, *stages: str) -> list[dict[str, Any]]:
+    """The same in a name space of its own, where small file systems can be mounted."""
+    inside = ["unshare", "--mount", "--map-root-user"]
+    if shutil.which("unshare") is None or subprocess.run([*inside, "true"], capture_output=True).returncode:
         pytest.skip("mounting a small file system is not permitted here")
     result = subprocess.run(
         [*inside, sys.executable, str(DRIVER), fault, str(road), str(work), *stages],
@@ -55,7 +63,7 @@ def test_a_disk_that_takes_nothing_is_one_line_in_every_stage(
     """Each library says it in words of its own, and a stage that misses one calls it a fault of ours."""
     if fault != "full-disk" and not long_faults:
         pytest.skip("`make faults` takes a read-only disk, too")
-    found = drive(fault, own_data_run[0], tmp_path / "work", *STAGES, mounts=True)
+    found = drive_on_small_disk(fault, own_data_run[0], tmp_path / "work", *STAGES)
     assert [row["stage"] for row in found] == list(STAGES)
     for row in found:
         assert row["code"] == 2, row
@@ -66,24 +74,24 @@ def test_a_disk_that_takes_nothing_is_one_line_in_every_stage(
 
 @pytest.mark.parametrize("stage", TRAINED)
 def test_sigterm_in_the_middle_of_a_checkpoint_costs_nothing(
-    own_data_run: Run, tmp_path: Path, stage: str, long_faults: bool
+    own_data_run: Run, warm: Any, tmp_path: Path, stage: str, long_faults: bool
 ) -> None:
     """A checkpoint cut short that is taken for whole resumes from another state; the weights then differ."""
-    if stage != "pretrained" and not long_faults:
+    if stage != "student" and not long_faults:
         pytest.skip("`make faults` takes every trained stage")
     road = own_data_run[0]
-    (row,) = drive("terminated-in-a-checkpoint", road, tmp_path / "work", stage)
+    (row,) = drive(warm, "terminated-in-a-checkpoint", road, tmp_path / "work", stage)
     assert (row["code"], row["artifact"]) == (130, False), row
     partial = tmp_path / "work" / f"{stage}.partial"
     assert list(partial.rglob("step-*")), "it ended before its first checkpoint"
-    (row,) = drive("nothing", road, tmp_path / "work", stage)
+    (row,) = drive(warm, "nothing", road, tmp_path / "work", stage)
     assert row["code"] == 0, row
     assert read_manifest(tmp_path / "work" / stage).data["resumed"]
     assert same_files(tmp_path / "work" / stage, road / "runs/own-data" / stage)
 
 
 def test_memory_that_does_not_suffice_leaves_no_half_artifact(
-    own_data_run: Run, tmp_path: Path, long_faults: bool
+    own_data_run: Run, warm: Any, tmp_path: Path, long_faults: bool
 ) -> None:
     """Libraries throw, abort or crash; whatever they do, there is no artifact, and the next run ends the same."""
     if not long_faults:
@@ -98,7 +106,7 @@ def test_memory_that_does_not_suffice_leaves_no_half_artifact(
             assert row["artifact"] == (row["code"] == 0), row
         artifact = tmp_path / "work" / stage
         assert not artifact.exists() or same_files(artifact, road / "runs/own-data" / stage)
-        (row,) = drive("nothing", road, tmp_path / "work", stage)
+        (row,) = drive(warm, "nothing", road, tmp_path / "work", stage)
         assert row["code"] == 0, row
         assert same_files(artifact, road / "runs/own-data" / stage)
 
@@ -126,7 +134,7 @@ def test_a_worker_killed_by_the_system_is_said_and_the_next_run_goes_on(own_data
 
 
 def _workers(pid: int) -> list[int]:
-    """Processes that multiprocessing started to work: the last of each line of descent, once they hold 50 MB."""
+    """Processes that multiprocessing started to work, once they hold 50 MB; not its tracker of resources."""
     found = []
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         below = _workers(int(child))
@@ -134,14 +142,14 @@ def _workers(pid: int) -> list[int]:
         size = int(Path(f"/proc/{child}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         if below:
             found += below
-        elif "resource_tracker" not in command and size > 50 << 20:
+        elif "spawn_main" in command and size > 50 << 20:  # a child that is not itself yet still has its parent's name
             found.append(int(child))
     return found
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
 def test_damaged_artifacts_stop_the_stages_that_read_them(
-    own_data_run: Run, tmp_path: Path, damage: str, long_faults: bool
+    own_data_run: Run, warm: Any, tmp_path: Path, damage: str, long_faults: bool
 ) -> None:
     """The largest file of every artifact, by its middle byte; what reads it first must say which it is."""
     if damage != "flipped" and not long_faults:
@@ -159,7 +167,7 @@ def test_damaged_artifacts_stop_the_stages_that_read_them(
         content[len(content) // 2] ^= 4
         (folder / damaged[made]).write_bytes(content[:-1] if damage == "truncated" else content)
     for made, (reader, row) in zip(
-        stages, zip(stages.values(), drive("nothing", road, tmp_path / "work", *stages.values()))
+        stages, zip(stages.values(), drive(warm, "nothing", road, tmp_path / "work", *stages.values()))
     ):
         assert row["code"] == 2, row
         assert not row["artifact"], reader
