@@ -22,7 +22,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -124,9 +125,12 @@ def dense(documents: Sequence[Document], arguments: argparse.Namespace) -> list[
 def ours(linker: EntityLinker, texts: Sequence[str]) -> list[dict[str, Any]]:
     """Median rate of several rounds with all terms, with the prior alone, and of finding mentions alone."""
     everything = linker.reranker
-    prior_only = Reranker(weights=LinkWeights(popularity=0.0))
+    rerankers = {"with coherence": everything, "prior only": Reranker(weights=LinkWeights(popularity=0.0))}
+    if everything.translation is not None:
+        rerankers["without translation"] = copy(everything)
+        rerankers["without translation"].weights = replace(everything.weights, translation=0.0)
     lines = []
-    for name, reranker in (("with coherence", everything), ("prior only", prior_only)):
+    for name, reranker in rerankers.items():
         linker.reranker = reranker
         rate, found = rated(lambda some: len(linker.link_table(some).score), texts)
         lines.append({"figure": name, "mb_per_second": round(rate, 2), "links": found})
@@ -149,7 +153,8 @@ def opened(linker: EntityLinker, texts: Sequence[str]) -> list[dict[str, Any]]:
         again.link(texts[0])
         first = time.perf_counter() - started
     table = linker.alias_table
-    held = (table.prefixes.slots, table.prefixes.keys, table.prefixes.filter, table.key_capitals, table.key_flags)
+    prefixes = table.prefixes
+    held = (prefixes.slots, prefixes.keys, prefixes.starts, prefixes.chains, table.key_capitals, table.key_flags)
     return [
         {
             "figure": "opened from disk",

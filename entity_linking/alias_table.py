@@ -88,7 +88,9 @@ class AliasTable:
         kept = np.flatnonzero(read.reasons == KEPT)
         sizes = read.sizes[kept]
         finals, key = np.unique(read.chains[kept, sizes - 1], return_inverse=True)
-        prefixes = np.unique(read.chains[kept][np.arange(MAX_TOKENS) < sizes[:, None]])
+        chains = read.chains[kept]
+        within = np.arange(MAX_TOKENS) < sizes[:, None]
+        prefixes = np.unique(chains[within])
         prefix_key = np.full(len(prefixes), NO_KEY, dtype=np.int32)
         prefix_key[np.searchsorted(prefixes, finals)] = np.arange(len(finals), dtype=np.int32)
         spelling_key = np.full(len(spellings), NO_KEY, dtype=np.int32)
@@ -99,7 +101,13 @@ class AliasTable:
         np.logical_and.at(key_acronym, key, read.acronym[kept])
         np.logical_and.at(key_function, key, read.function[kept])
         return cls(
-            prefixes=PrefixTable.build(prefixes, prefix_key, np.unique(read.chains[kept, 0])),
+            prefixes=PrefixTable.build(
+                prefixes,
+                prefix_key,
+                single=np.unique(chains[sizes == 1, 0]),
+                parents=np.unique(chains[sizes > 1, 0]),
+                longer=np.unique(chains[:, 1:][within[:, 1:]]),
+            ),
             key_capitals=key_capitals.astype(np.uint8),
             key_flags=(key_acronym * ACRONYM | key_function * FUNCTION).astype(np.uint8),
             spellings=Spellings(spelling_key, source, read.capitals, read.acronym),

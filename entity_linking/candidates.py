@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from entity_linking.alias_table import AliasTable
+from entity_linking.compiled import kernel
 from entity_linking.matcher import alias_strings
 from entity_linking.mentions import MentionTable
 from entity_linking.normalise import Flags, Ints
@@ -26,7 +27,8 @@ class Candidates:
     """Candidates of a batch of mentions, mention by mention, likeliest first; arrays of shape (num_candidates,).
 
     bounds: int64 (num_mentions + 1,): mention i has candidates bounds[i] to bounds[i + 1], perhaps none.
-    mention: index of the mention. entity: row of the entity. row: place in the `CandidateTable`.
+    mention: index of the mention. entity: row of the entity. row: place in the `CandidateTable`, -1 for one that no
+        name led to (`dense.DescribedCandidates`).
     prior: p(entity | alias) among the candidates of the mention, in (0, 1].
     named: the entity bears the alias as a name in capitals.
     """
@@ -144,27 +146,55 @@ class CandidateTable:
 
     def of(self, mentions: MentionTable) -> Candidates:
         """The candidates whose spelling fits each mention's; a mention of no key has none."""
-        known = mentions.key != NO_KEY
-        low = np.where(known, self.bounds[np.where(known, mentions.key, 0)], 0)
-        high = np.where(known, self.bounds[np.where(known, mentions.key, 0) + 1], 0)
-        mention, row = expand(low, high)
-        fits = self.capitals[row] <= mentions.capitals[mention]
-        fits &= ~self.acronym[row] | mentions.all_upper[mention]
-        mention, row = mention[fits], row[fits]
-        found = Candidates(
-            bounds=np.searchsorted(mention, np.arange(len(mentions) + 1)),
-            mention=mention,
-            entity=self.entity[row],
-            row=row,
-            prior=self.prior[row].astype(np.float64),
-            named=self.capitals[row] > 0,
-        )
-        return found.with_prior(found.prior)
+        bounds = np.empty(len(mentions) + 1, dtype=np.int64)
+        size = _most_candidates(self.bounds, mentions.key)
+        mention, row = np.empty((2, size), dtype=np.int64)
+        entity, prior, named = np.empty(size, np.int32), np.empty(size, np.float64), np.empty(size, bool)
+        count = _fitting(
+            self.bounds, self.entity, self.prior, self.capitals, self.acronym,
+            mentions.key, mentions.capitals, mentions.all_upper, bounds, mention, row, entity, prior, named,
+        )  # fmt: skip
+        return Candidates(bounds, mention[:count], entity[:count], row[:count], prior[:count], named[:count])
 
     @property
     def key(self) -> Ints:
         """The alias key of every row."""
         return np.repeat(np.arange(len(self.bounds) - 1), np.diff(self.bounds))
+
+
+@kernel()
+def _most_candidates(bounds, keys):
+    """How many candidates mentions of these keys have at most."""
+    count = 0
+    for key in keys:
+        if key != NO_KEY:
+            count += bounds[key + 1] - bounds[key]
+    return count
+
+
+@kernel()
+def _fitting(
+    bounds, entities, priors, capitals, acronyms, keys, upper, all_upper,
+    out_bounds, out_mention, out_row, out_entity, out_prior, out_named,
+):  # fmt: skip
+    """Writes the candidates of every mention that its spelling allows, their priors summing to 1; returns how many."""
+    count = 0
+    for i in range(len(keys)):
+        out_bounds[i] = count
+        if keys[i] == NO_KEY:
+            continue
+        total = 0.0
+        for row in range(bounds[keys[i]], bounds[keys[i] + 1]):
+            if capitals[row] <= upper[i] and (not acronyms[row] or all_upper[i]):
+                out_mention[count], out_row[count] = i, row
+                out_entity[count], out_prior[count] = entities[row], priors[row]
+                out_named[count] = capitals[row] > 0
+                total += out_prior[count]
+                count += 1
+        for c in range(out_bounds[i], count):
+            out_prior[c] /= total
+    out_bounds[len(keys)] = count
+    return count
 
 
 def expand(low: Ints, high: Ints) -> tuple[Ints, Ints]:

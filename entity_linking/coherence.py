@@ -108,12 +108,17 @@ def _cohere(vectors, window, documents, firsts, bounds, entities, priors, scores
 
 def unit_vectors(vectors: Vectors) -> Vectors:
     """Vectors minus their mean, of unit length; rows of zeros stay zeros and do not count in the mean."""
+    moved = centred(vectors)
+    norms = np.linalg.norm(moved, axis=1, keepdims=True)
+    return (moved / np.where(norms > 0, norms, 1.0)).astype(np.float32)
+
+
+def centred(vectors: Vectors) -> Floats:
+    """Vectors minus the mean of those that are not all zeros, which stay zeros."""
     present = np.any(vectors != 0, axis=1)
     if not present.any():
-        return np.zeros_like(vectors, dtype=np.float32)
-    centred = np.where(present[:, None], vectors - vectors[present].mean(axis=0, dtype=np.float64), 0.0)
-    norms = np.linalg.norm(centred, axis=1, keepdims=True)
-    return (centred / np.where(norms > 0, norms, 1.0)).astype(np.float32)
+        return np.zeros(vectors.shape)
+    return np.where(present[:, None], vectors - vectors[present].mean(axis=0, dtype=np.float64), 0.0)
 
 
 def first_of_kind(document: Ints, key: npt.NDArray[np.int32]) -> Ints:

@@ -33,9 +33,9 @@ def evaluate(linker: EntityLinker, documents: Sequence[GoldDocument], *, seed: i
     end costs.
     """
     entities = frozenset(linker.entities.to_pylist()[1:])
-    started, before = time.perf_counter(), linker.reranker.costs()
+    started, before = time.perf_counter(), linker.costs()
     counts = np.array([_in_kb(linker, document, entities) for document in documents]).reshape(-1, 3)
-    seconds, cost = time.perf_counter() - started, linker.reranker.costs() - before
+    seconds, cost = time.perf_counter() - started, linker.costs() - before
     spans = _on_spans(linker, documents, entities)
     total = counts.sum(0)
     precision, recall, f1 = _micro(total)
@@ -76,7 +76,7 @@ def _on_spans(
         group = documents[low : low + DOCUMENTS_AT_ONCE]
         spans = [[(link.start, link.end) for link in document.links] for document in group]
         mentions = GivenSpans(linker.alias_table, spans).detect([document.text for document in group])
-        scored = linker.reranker.score(mentions, linker.candidates.of(mentions))
+        scored = linker.reranker.score(mentions, linker.candidates_of(mentions))
         bounds, best = scored.candidates.bounds, np.append(scored.score, 0.0)[scored.best]
         place = zip(mentions.document.tolist(), mentions.start.tolist(), mentions.end.tolist(), strict=True)
         found = {at: i for i, at in enumerate(place)}

@@ -25,6 +25,7 @@ from entity_linking.normalise import Flags
 from entity_linking.prefixes import PrefixTable
 from entity_linking.rerank import Reranker
 from entity_linking.topics import Edges, Topics
+from entity_linking.translation import Translation
 from entity_linking.weights import LinkWeights
 from kg.artifact import open_artifact
 from kg.errors import InputError
@@ -44,7 +45,8 @@ def save_linker(
     arrays = {
         "slots": table.prefixes.slots,
         "slot_keys": table.prefixes.keys,
-        "filter": table.prefixes.filter,
+        "starts": table.prefixes.starts,
+        "chains": table.prefixes.chains,
         "key_capitals": table.key_capitals,
         "key_flags": table.key_flags,
         "candidate_bounds": candidates.bounds.astype(np.int64),
@@ -59,6 +61,8 @@ def save_linker(
         arrays["link_log_odds"] = reranker.link_log_odds.astype(np.float32)
     if reranker.coherence is not None:
         arrays["vectors"] = reranker.coherence.vectors
+    if reranker.translation is not None:
+        arrays |= {f"translation_{name}": values for name, values in reranker.translation.arrays().items()}
     if reranker.context is not None:
         arrays |= {f"context_{name}": values for name, values in reranker.context.arrays().items()}
     if reranker.topics is not None:
@@ -68,6 +72,8 @@ def save_linker(
     (folder / ARRAYS).mkdir()
     for name, values in arrays.items():
         np.save(folder / ARRAYS / f"{name}.npy", values)
+    if linker.described is not None:
+        linker.described.save(folder)
     columns = {"id": linker.entities, "label": linker.labels}
     columns |= {"description": pa.array(descriptions, pa.string())} if descriptions else {}
     pq.write_table(pa.table(columns), folder / ENTITIES)
@@ -107,7 +113,9 @@ def read_linker(folder: Path) -> EntityLinker:
     arrays = {path.stem: np.load(path, mmap_mode="c").view(np.ndarray) for path in (folder / ARRAYS).glob("*.npy")}
     entities = pq.read_table(folder / ENTITIES)
     coherence = Coherence(arrays["vectors"], window=settings["window"]) if "vectors" in arrays else None
-    words, topics, edges = (_named(arrays, prefix) for prefix in ("context_", "topics_", "edges_"))
+    words, topics, edges, moved = (_named(arrays, of) for of in ("context_", "topics_", "edges_", "translation_"))
+    if moved:
+        moved |= {"directions": arrays["vectors"], "reach": float(moved["reach"]), "window": settings["window"]}
     linker = EntityLinker(
         detector=AliasMatcher(_alias_table(arrays)),
         candidates=CandidateTable(
@@ -123,6 +131,7 @@ def read_linker(folder: Path) -> EntityLinker:
             degree=arrays.get("degree"),
             link_log_odds=arrays.get("link_log_odds"),
             coherence=coherence,
+            translation=Translation(**moved) if moved else None,
             context=ContextWords(**words) if words else None,
             topics=Topics(**topics) if topics else None,
             edges=Edges(**edges) if edges else None,
@@ -135,7 +144,7 @@ def read_linker(folder: Path) -> EntityLinker:
     )
     models = DearModels(**settings["models"])
     if models.given():
-        models.give(linker, entities["description"].to_pylist())
+        models.give(linker, entities["description"].to_pylist(), folder=folder)
     return linker
 
 
@@ -177,5 +186,5 @@ def _named(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, Any]:
 
 
 def _alias_table(arrays: dict[str, np.ndarray]) -> AliasTable:
-    prefixes = PrefixTable(arrays["slots"], arrays["slot_keys"], arrays["filter"])
+    prefixes = PrefixTable(arrays["slots"], arrays["slot_keys"], arrays["starts"], arrays["chains"])
     return AliasTable(prefixes=prefixes, key_capitals=arrays["key_capitals"], key_flags=arrays["key_flags"])

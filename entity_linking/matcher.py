@@ -16,7 +16,7 @@ from entity_linking.alias_table import ACRONYM, FUNCTION, MAX_TOKENS, STEP, Alia
 from entity_linking.compiled import kernel
 from entity_linking.mentions import MentionTable
 from entity_linking.normalise import Ints
-from entity_linking.prefixes import EMPTY, NOT_A_PREFIX, find, may_start
+from entity_linking.prefixes import EMPTY, LONGER, NOT_A_PREFIX, find, may_go_on, starts_of
 from entity_linking.records import Mention
 from entity_linking.tokens import (
     ALL_UPPER,
@@ -74,7 +74,7 @@ class AliasMatcher:
         key = np.empty(len(tokens), dtype=np.int32)
         reasons = np.zeros(len(REASONS), dtype=np.int64)
         count = _match(
-            tokens.hash, tokens.length, tokens.flags, prefixes.slots, prefixes.keys, prefixes.filter,
+            tokens.hash, tokens.length, tokens.flags, prefixes.slots, prefixes.keys, prefixes.starts, prefixes.chains,
             self.table.key_capitals, self.table.key_flags, first, num, key, reasons,
         )  # fmt: skip
         dropped = Counter({reason: int(n) for reason, n in zip(REASONS, reasons, strict=True) if n and reason})
@@ -82,7 +82,9 @@ class AliasMatcher:
 
 
 @kernel()
-def _match(hashes, lengths, flags, slots, keys, marks, key_capitals, key_flags, out_first, out_num, out_key, reasons):
+def _match(
+    hashes, lengths, flags, slots, keys, starts, chains, key_capitals, key_flags, out_first, out_num, out_key, reasons
+):  # fmt: skip
     """Writes first token, number of tokens and key of every mention, counts refusals by reason; returns how many.
 
     A start that an earlier mention covers is tried all the same, so that what is counted depends on the text alone.
@@ -90,7 +92,10 @@ def _match(hashes, lengths, flags, slots, keys, marks, key_capitals, key_flags, 
     count, free = 0, 0
     for first in range(len(hashes)):
         chained = hashes[first]
-        if not may_start(marks, chained) or flags[first] & WHOLE_START == 0 or chained == EMPTY:
+        kind = starts_of(starts, chained)
+        if kind == LONGER and first + 1 < len(hashes):
+            kind = LONGER if may_go_on(chains, mix(chained * STEP + hashes[first + 1])) else EMPTY
+        if kind == EMPTY or flags[first] & WHOLE_START == 0 or chained == EMPTY:
             continue
         size, key, upper, length = 0, NOT_A_PREFIX, 0, 1
         while True:
@@ -108,6 +113,8 @@ def _match(hashes, lengths, flags, slots, keys, marks, key_capitals, key_flags, 
             if length == MAX_TOKENS or beyond == len(hashes) or flags[beyond] & BREAK or hashes[beyond] == EMPTY:
                 break
             chained = mix(chained * STEP + hashes[beyond])
+            if not may_go_on(chains, chained):
+                break
             length += 1
         if size and first >= free:
             out_first[count], out_num[count], out_key[count] = first, size, key

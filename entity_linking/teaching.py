@@ -60,7 +60,8 @@ def learn(linker: EntityLinker, config: LinkTrainConfig, writer: ArtifactWriter)
         log_odds=exhaustive and own_priors,
         own_priors=own_priors,
         seed=config.seed,
-        ranking=None if rank else config.weights,
+        ranking=None if rank else linker.reranker.weights,
+        without=config.without,
     )
     linker.reranker.weights = found.weights
     for name, part in linker.reranker.dear().items():

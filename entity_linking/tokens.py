@@ -54,14 +54,16 @@ _HYPHEN, _SMALL_S = ord("-"), ord("s")
 _MIX_A, _MIX_B, _HALF = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53), np.uint64(33)
 _ONE = np.uint64(1)
 
-_ONE_SHAPE = np.uint32(1)
-_UPPER_SEEN, _LOWER_SEEN, _NUMBER_SEEN = (np.uint32(1 << shape) for shape in (UPPER, LOWER, NUMBER))
-
 _CODE = np.uint32(0x1FFFFF)
-_CLASS, _SHAPE, _TWO_BITS, _THREE_BITS = 21, 24, np.uint32(3), np.uint32(7)
-_ENDS_SENTENCE, _ODD, _ODD_BIT = np.uint32(1 << 26), np.uint32(1 << 31), np.uint32(31)
-"""A character in one word: folded code point, class, shape of the original, whether it ends a sentence, and whether
-it folds to none or several, so that nothing else holds."""
+_CLASS, _SHAPE = np.uint32(21), np.uint32(24)
+_CLASSES, _SHAPES = np.uint32(7 << 21), np.uint32(15 << 24)
+_ENDS_SENTENCE, _ODD, _ODD_BIT = np.uint32(1 << 28), np.uint32(1 << 31), np.uint32(31)
+"""A character in one word: folded code point, class, a bit for the shape of the original, whether it ends a sentence,
+and whether it folds to none or several, so that nothing else holds. A token's shapes are its characters' together."""
+_IN_SPACE, _IN_WORD, _IN_NEWLINE, _AN_APOSTROPHE, _IN_IDEOGRAPH = (
+    np.uint32(kind << 21) for kind in (SPACE, WORD, NEWLINE, APOSTROPHE, IDEOGRAPH)
+)
+_ONE_SHAPE, _NUMBERS_ALONE = np.uint32(1), np.uint32(1 << NUMBER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +138,10 @@ def _characters(text: str) -> tuple[Codes, Places, Places]:
     """Folded characters in one word each, and the spans of originals they stand for, empty where each is its own."""
     original = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     characters = np.empty(len(original), dtype=np.uint32)
-    if not _look_up(original, _original_table(), characters):
+    count = _look_up(original, _original_table(), characters)
+    if not count:
         return characters, np.zeros(0, np.int32), np.zeros(0, np.int32)
-    odd = np.flatnonzero(characters & _ODD)
+    odd = _odd_places(characters, count)
     replaced = [_replacement(code) for code in original[odd].tolist()]
     width = np.array([len(codes) for codes, _ in replaced], dtype=np.int64)
     size = len(original) - len(odd) + int(width.sum())
@@ -152,7 +155,7 @@ def _characters(text: str) -> tuple[Codes, Places, Places]:
 def _replacement(code: int) -> tuple[Codes, bool]:
     """What a code point that folds to none or several folds to, with its own shape; whether it is a combining mark."""
     folded = np.frombuffer(fold_character(chr(code)).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    shape = np.uint32(shape_table()[code]) << np.uint32(_SHAPE)
+    shape = _ONE_SHAPE << np.uint32(shape_table()[code]) << _SHAPE
     return _folded_table()[folded] | shape, unicodedata.category(chr(code)) == "Mn"
 
 
@@ -165,6 +168,16 @@ def _look_up(original, table, out):
         out[i] = word
         odd += word >> _ODD_BIT
     return odd
+
+
+@kernel()
+def _odd_places(characters, count):
+    places, k = np.empty(count, np.int64), 0
+    for i in range(len(characters)):
+        if characters[i] >> _ODD_BIT:
+            places[k] = i
+            k += 1
+    return places
 
 
 @kernel()
@@ -192,7 +205,7 @@ def _folded_table() -> Codes:
     """By folded code point: itself, its class, and whether it ends a sentence."""
     codes = np.arange(NUM_CODE_POINTS, dtype=np.uint32)
     ends = np.isin(codes, np.array([ord(c) for c in SENTENCE_ENDS], dtype=np.uint32))
-    return codes | class_table().astype(np.uint32) << np.uint32(_CLASS) | np.where(ends, _ENDS_SENTENCE, np.uint32(0))
+    return codes | class_table().astype(np.uint32) << _CLASS | np.where(ends, _ENDS_SENTENCE, np.uint32(0))
 
 
 @cache
@@ -200,11 +213,11 @@ def _original_table() -> Codes:
     """By original code point: what it folds to, with its own shape."""
     folded = fold_table()
     odd = folded == NOT_ONE_TO_ONE
-    shapes = shape_table().astype(np.uint32) << np.uint32(_SHAPE)
+    shapes = _ONE_SHAPE << shape_table().astype(np.uint32) << _SHAPE
     return np.where(odd, _ODD, _folded_table()[np.where(odd, 0, folded)] | shapes)
 
 
-@kernel()
+@kernel(forceinline=True)
 def mix(value):
     """Spreads every bit of a uint64 over the word (the finaliser of MurmurHash3); one to one. Arrays too."""
     value = value ^ (value >> _HALF)
@@ -212,6 +225,18 @@ def mix(value):
     value = value ^ (value >> _HALF)
     value = value * _MIX_B
     return value ^ (value >> _HALF)
+
+
+def _case_flags() -> npt.NDArray[np.int64]:
+    """By the shapes seen in a token: `HAS_UPPER`, `ALL_UPPER`."""
+    flags = np.zeros(16, dtype=np.int64)
+    for shapes in range(16):
+        if shapes >> UPPER & 1:
+            flags[shapes] = HAS_UPPER if shapes >> LOWER & 1 else HAS_UPPER | ALL_UPPER
+    return flags
+
+
+_CASE_FLAGS = _case_flags()
 
 
 @kernel()
@@ -227,26 +252,26 @@ def _cut(
     size, count, at, document, lines, previous = len(codes), 0, 0, 0, 2, -1
     ended = False
     while at < size:
-        kind = codes[at] >> _CLASS & _THREE_BITS
-        if kind == SPACE:
+        kind = codes[at] & _CLASSES
+        if kind == _IN_SPACE:
             at += 1
             continue
-        if kind == NEWLINE:
+        if kind == _IN_NEWLINE:
             lines += 1
             at += 1
             continue
-        is_word = kind == WORD or (kind == APOSTROPHE and _inside_word(codes, at))  # a possessive 's begins here
-        last, hashed, shapes = _token(codes, at, is_word)
+        is_word = kind == _IN_WORD or (
+            kind == _AN_APOSTROPHE and _inside_word(codes, at)
+        )  # a possessive 's begins here
+        last, hashed, shapes = _word(codes, at) if is_word else _single(codes, at)
         start = at if one_to_one else starts[at]
         end = last if one_to_one else ends[last - 1]
-        flags = 0
-        if shapes & _UPPER_SEEN:
-            flags = HAS_UPPER if shapes & _LOWER_SEEN else HAS_UPPER | ALL_UPPER
+        flags = _CASE_FLAGS[shapes]
         if is_word:
             flags |= IS_WORD
-            if shapes == _NUMBER_SEEN and (one_to_one or _originals(starts, at, last) == end - start):
+            if shapes == _NUMBERS_ALONE and (one_to_one or _originals(starts, at, last) == end - start):
                 flags |= IS_NUMBER
-        elif kind == IDEOGRAPH:
+        elif kind == _IN_IDEOGRAPH:
             flags |= IS_WORD | UNSPACED
         if one_to_one or at == 0 or starts[at] != starts[at - 1]:
             flags |= WHOLE_START
@@ -270,33 +295,37 @@ def _cut(
     return count
 
 
-@kernel(inline="always")
+@kernel(forceinline=True)
 def _inside_word(codes, at):
     within = 0 < at < len(codes) - 1
-    return within and codes[at - 1] >> _CLASS & _THREE_BITS == WORD and codes[at + 1] >> _CLASS & _THREE_BITS == WORD
+    return within and codes[at - 1] & _CLASSES == _IN_WORD and codes[at + 1] & _CLASSES == _IN_WORD
 
 
-@kernel(inline="always")
-def _token(codes, first, is_word):
+@kernel(forceinline=True)
+def _single(codes, at):
+    """As `_word`, of one character."""
+    return at + 1, mix(np.uint64(codes[at] & _CODE) + _ONE + _ONE), (codes[at] & _SHAPES) >> _SHAPE
+
+
+@kernel(forceinline=True)
+def _word(codes, first):
     """Its end, the hash of its characters (a polynomial modulo 2^64, the length mixed in), and which shapes are in it.
 
     shapes: a bit for each, `1 << UPPER` and so on, so that "no other letter" and "digits only" are one comparison.
     """
     at, size = first, len(codes)
-    total, power = np.uint64(0), _ONE
-    shapes = np.uint32(0)
-    while at < size:
-        word = codes[at]
-        if at > first:
-            kind = word >> _CLASS & _THREE_BITS
-            if not is_word or (kind != WORD and (kind != APOSTROPHE or not _goes_on(codes, at))):
-                break
-        total += (np.uint64(word & _CODE) + _ONE) * power
-        power *= HASH_BASE
-        shapes |= _ONE_SHAPE << (word >> _SHAPE & _TWO_BITS)
+    total, seen = np.uint64(0), np.uint32(0)
+    while True:
+        total = total * HASH_BASE + np.uint64(codes[at] & _CODE) + _ONE
+        seen |= codes[at]
         at += 1
+        if at == size:
+            break
+        kind = codes[at] & _CLASSES
+        if kind != _IN_WORD and (kind != _AN_APOSTROPHE or not _goes_on(codes, at)):
+            break
     hashed = mix(total + np.uint64(at - first)) if at - first <= LONGEST_TOKEN else np.uint64(0)
-    return at, hashed, shapes
+    return at, hashed, (seen & _SHAPES) >> _SHAPE
 
 
 @kernel()
@@ -313,5 +342,5 @@ def _goes_on(codes, at):
     """Whether a word goes on behind an apostrophe: it does not before a possessive `'s`."""
     if not _inside_word(codes, at):
         return False
-    beyond = codes[at + 2] >> _CLASS & _THREE_BITS if at + 2 < len(codes) else np.uint32(SPACE)
-    return codes[at + 1] & _CODE != _SMALL_S or beyond in (WORD, APOSTROPHE)
+    beyond = codes[at + 2] & _CLASSES if at + 2 < len(codes) else _IN_SPACE
+    return codes[at + 1] & _CODE != _SMALL_S or beyond in (_IN_WORD, _AN_APOSTROPHE)

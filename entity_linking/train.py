@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,8 @@ from kg.errors import InputError
 from kg.sources import source_path
 
 STAGE = "link train"
+NEVER_WITHOUT = ("prior", "encoder", "cross_encoder")
+"""The first always counts; the others count where they are given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class LinkTrainConfig:
     """Whether the graph's own priors count; false = all entities of an alias weigh alike before gold links do."""
     weights: LinkWeights = field(default_factory=LinkWeights)
     """Weights where there is no gold to learn them from."""
+    without: tuple[str, ...] = ()
+    """Terms that get no weight, and then cost nothing: translation, edges, topic, context, coherence, popularity, …"""
     encoder: str = ""
     """A text encoder's folder (`package:NAME/path` inside an installed package), for the term `encoder`; it is dear."""
     encoder_margin: float = 3.0
@@ -51,6 +55,13 @@ class LinkTrainConfig:
     """The cross-encoder looks at mentions whose two best candidates lie within this many nats by the other terms."""
     cross_encoder_package: str = "ernie"
     """The package that tells transformers how to open the cross-encoder; none where transformers has its class."""
+    dense: str = ""
+    """A text encoder's folder, which proposes entities by their descriptions where names lead to none or too few: for
+    spans of a recogniser or your own. Every description is encoded now; none = names alone."""
+    dense_below: int = 1
+    """Mentions of fewer candidates by name get proposals; 1 = those without any."""
+    dense_candidates: int = 10
+    """Entities that are proposed for a mention."""
     target_precision: float = 0.0
     """Picks the least score whose links are right that often on held-out documents; 0 = `min_score` holds."""
     min_score: float = 0.5
@@ -76,7 +87,13 @@ class LinkTrainConfig:
         for name in ("min_score", "target_precision"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise InputError(f"{name} is a share in [0, 1], got {getattr(self, name)}")
-        for name, least in (("max_candidates", 1), ("window", 1), ("folds", 2)):
+        for name, least in (
+            ("max_candidates", 1),
+            ("window", 1),
+            ("folds", 2),
+            ("dense_below", 1),
+            ("dense_candidates", 1),
+        ):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not self.prior_smoothing > 0 or not min(self.encoder_margin, self.cross_encoder_margin) >= 0:
@@ -84,6 +101,9 @@ class LinkTrainConfig:
                 f"expected prior_smoothing above 0 and margins of at least 0, got {self.prior_smoothing}, "
                 f"{self.encoder_margin} and {self.cross_encoder_margin}"
             )
+        known = [of.name for of in fields(LinkWeights) if not of.name.startswith(("nil", *NEVER_WITHOUT))]
+        if strange := [name for name in self.without if name not in known]:
+            raise InputError(f"without names {strange}; expected terms out of {', '.join(known)}")
         if self.fit not in ("all", "none_of_them"):
             raise InputError(f"fit is {self.fit!r}; expected all or none_of_them")
         if self.fit == "none_of_them" and self.unlabelled != "nil":
@@ -93,7 +113,7 @@ class LinkTrainConfig:
 
     def inputs(self) -> dict[str, Path]:
         named = {"vectors": self.vectors, "gold": self.gold, "priors": self.priors}
-        models = {"encoder": self.encoder, "cross_encoder": self.cross_encoder}
+        models = {"encoder": self.encoder, "cross_encoder": self.cross_encoder, "dense": self.dense}
         given = {name: source_path(source) for name, source in models.items() if source}
         return {"graph": self.graph, **{name: path for name, path in named.items() if path is not None}, **given}
 
@@ -116,7 +136,7 @@ def run(config: LinkTrainConfig) -> Path:
         linker = EntityLinker.from_artifacts(
             config.graph,
             config.vectors,
-            weights=config.weights,
+            weights=replace(config.weights, **dict.fromkeys(config.without, 0.0)),
             min_score=config.min_score,
             max_candidates=config.max_candidates,
             window=config.window,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -193,13 +193,14 @@ def train(
     log_odds: bool,
     seed: int,
     ranking: LinkWeights | None = None,
+    without: Sequence[str] = (),
 ) -> Trained:
     """Fits the weights, and measures them by cross-validation over documents, priors included.
 
     own_priors: the gold links make priors; otherwise the linker's stay. log_odds: as in `gold_examples`. ranking: as in
-    `fit_weights`.
+    `fit_weights`. without: terms that are left out.
     """
-    linker.reranker.weights = EVERY_TERM
+    linker.reranker.weights = replace(EVERY_TERM, **dict.fromkeys(without, 0.0))
     counts = link_counts(batches)
     if not own_priors:
         counts = counts.without(np.ones(1 + int(max(batch.document.max(initial=0) for batch in batches)), bool))

@@ -18,6 +18,8 @@ class LinkWeights:
     """Of the log share of the entity's degree in the graph, plus one, among the mention's candidates, at most 0."""
     coherence: float = 1.0
     """Of the cosine with the neighbours' expected vectors, in [-1, 1], mean over the text's mentions of the alias."""
+    translation: float = 0.6
+    """Of the prior mass of neighbours' entities near by one relation, 0 upwards, mean over the text's mentions."""
     context: float = 0.7
     """Of the root of the overlap of description and surroundings, 0 upwards, mean over the text's mentions."""
     topic: float = 0.5

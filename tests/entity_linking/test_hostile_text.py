@@ -19,6 +19,7 @@ from entity_linking.candidates import CandidateTable
 from entity_linking.gold import read_gold
 from entity_linking.linker import EntityLinker, named_rows
 from entity_linking.matcher import AliasMatcher, alias_strings
+from entity_linking.mentions import GivenSpans
 from entity_linking.normalise import fold
 from entity_linking.rerank import Reranker
 from entity_linking.weights import LinkWeights
@@ -120,6 +121,9 @@ def test_an_empty_alias_table_links_nothing_and_says_why(aliases: list[str]) -> 
     )
     assert linker.link("Oslo in 1984 ...") == []
     assert linker.explain("Oslo") == []
+    linker.detector = GivenSpans(table, [[(0, 4)]])
+    [found] = linker.explain_whole("Oslo")
+    assert (found.candidates, found.link) == ((), None)
 
 
 def test_overlapping_gold_is_counted_not_linked_twice(tmp_path: Path) -> None:

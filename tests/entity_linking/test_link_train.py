@@ -222,6 +222,19 @@ def test_how_a_name_is_written_tells_how_likely_it_is_one(world, tmp_path):
     assert norway["nil_link_probability"] == pytest.approx(-0.5 * np.log(2.5 / 0.5), abs=1e-6)
 
 
+def test_terms_left_out_get_no_weight_and_cost_nothing(bank_world, tmp_path):
+    """A term switched off for its cost must not come back by training, nor be worked out at all."""
+    train.run(config_of(bank_world, output=tmp_path / "linker", without=("context", "edges")))
+    opened = EntityLinker.from_pretrained(tmp_path / "linker")
+    assert opened.reranker.weights.context == opened.reranker.weights.edges == 0.0
+    assert opened.reranker.weights.coherence != 0.0
+    terms = opened.explain("See the bank and the money here.")[0].candidates[0].terms
+    assert {"coherence", "prior"} <= terms.keys()
+    assert not {"context", "edges"} & terms.keys()
+    with pytest.raises(InputError, match=r"without names \['colour', 'prior'\]; expected terms out of popularity"):
+        config_of(bank_world, without=("colour", "prior", "edges"))
+
+
 def test_only_none_of_them_is_learnt_where_ranking_stays(bank_world, tmp_path):
     """Gold of another kind of text must not move priors and weights that rank, not even a little."""
     config = config_of(bank_world, output=tmp_path / "linker", fit="none_of_them")
