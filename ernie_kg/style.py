@@ -54,6 +54,6 @@ footer { border-top:1px solid var(--line); padding-top:.8rem; margin-top:2rem }
   pre { white-space:pre-wrap } h1,h2,h3,h4,h5,h6,.headline,.source,thead,.legend { break-after:avoid }
   figure.chart { width:47%; margin-right:2.5% }
   figcaption { break-before:avoid } tr,.chart,.linked { break-inside:avoid } p { orphans:3; widows:3 }
-  .charts { grid-template-columns:repeat(3,1fr) } .linked p { line-height:1.7 } td,th { overflow-wrap:anywhere }
+  .charts { grid-template-columns:repeat(3,1fr) } .linked p { line-height:1.7 } td { overflow-wrap:anywhere }
   * { -webkit-print-color-adjust:exact; print-color-adjust:exact } }
 """
