@@ -13,15 +13,26 @@ from pretrain.prepare import describe_entities, describe_tokenizer
 
 
 def require_matching(
-    instances: Instances, *, tokenizer: ErnieTokenizer, table: EntityTable, entity_rows: dict[str, int]
+    instances: Instances,
+    *,
+    tokenizer: ErnieTokenizer,
+    table: EntityTable,
+    entity_rows: dict[str, int],
+    batch_size: int,
 ) -> None:
     """
     Raises:
-        InputError: the instances are empty, of another vocabulary or graph, or point past the end of the table.
+        InputError: the instances are fewer than a batch, of another vocabulary or graph, or point past the end of the
+            table.
     """
     remedy = f"run `ernie-kg {PREPARE}`"
     if len(instances) == 0:
         raise InputError(f"{instances.folder} holds no instance; {remedy} with other settings")
+    if len(instances) < batch_size:
+        raise InputError(
+            f"{instances.folder} holds {len(instances):,} instances, fewer than a batch of {batch_size:,}; lower "
+            f"training.batch_size, or {remedy} on more text or with a lower min_entities"
+        )
     described, own = instances.described, describe_tokenizer(tokenizer)
     if described["tokenizer_digest"] != own["tokenizer_digest"]:
         raise InputError(

@@ -176,7 +176,13 @@ def _prepare(config: DistillConfig) -> _Pair:
     train_set, dev_set = (Instances(config.instances / split) for split in ("train", "dev"))
     folder = resolve_source(config.teacher)
     tokenizer, table = load_tokenizer(folder, {}), EntityTable.open(config.vectors)
-    require_matching(train_set, tokenizer=tokenizer, table=table, entity_rows=read_entity_rows(config.vectors))
+    require_matching(
+        train_set,
+        tokenizer=tokenizer,
+        table=table,
+        entity_rows=read_entity_rows(config.vectors),
+        batch_size=config.training.batch_size,
+    )
     teacher = load_teacher(folder)
     if isinstance(teacher, ErnieForPreTraining):
         teacher.attach_entity_table(

@@ -148,7 +148,13 @@ def run(config: PretrainConfig) -> Path:
 def _parts(config: PretrainConfig, base: Path, tokenizer: ErnieTokenizer) -> _Parts:
     train_set, dev_set = (Instances(config.instances / split) for split in ("train", "dev"))
     table, entity_rows = EntityTable.open(config.vectors), read_entity_rows(config.vectors)
-    require_matching(train_set, tokenizer=tokenizer, table=table, entity_rows=entity_rows)
+    require_matching(
+        train_set,
+        tokenizer=tokenizer,
+        table=table,
+        entity_rows=entity_rows,
+        batch_size=config.training.batch_size,
+    )
     neighbours = None
     if config.hard_negatives:
         rows = np.unique(train_set.arrays["entity_ids"]).astype(np.int64)
@@ -384,7 +390,6 @@ def _report(result: TrainingResult, parts: _Parts, config: PretrainConfig, write
         precision_reason=result.precision.reason,
         training_seconds=result.seconds,
         stopped_by=result.stopped_by,
-        batch_size_used=min(config.training.batch_size, len(train_set)),
     )
     if evaluations:
         before, after = evaluations[0], evaluations[-1]

@@ -314,13 +314,19 @@ def test_an_objective_of_weight_zero_leaves_its_head_untouched(config):
 
 
 @pytest.mark.faults
-def test_fewer_instances_than_a_batch_are_used_and_said(config, instances):
+def test_fewer_instances_than_a_batch_are_refused_and_just_as_many_train(config, instances):
     count = len(Instances(instances / "train"))
-    large = dataclasses.replace(config.training, batch_size=10_000, max_steps=1)
-    run(dataclasses.replace(config, training=large))
-    manifest = open_artifact(config.output, stage="pretrain run")
-    assert manifest.figures["batch_size_used"] == count
-    assert manifest.counts["batches_per_epoch"] == 1
+
+    def of(batch_size):
+        return dataclasses.replace(
+            config, training=dataclasses.replace(config.training, batch_size=batch_size, max_steps=1)
+        )
+
+    with pytest.raises(InputError, match=rf"holds {count} instances, fewer than a batch of {count + 1};.*batch_size"):
+        run(of(count + 1))
+    assert not config.output.exists()
+    run(of(count))
+    assert open_artifact(config.output, stage="pretrain run").counts["batches_per_epoch"] == 1
 
 
 @pytest.mark.faults
