@@ -16,7 +16,7 @@ from entity_linking.alias_table import ACRONYM, FUNCTION, MAX_TOKENS, STEP, Alia
 from entity_linking.compiled import kernel
 from entity_linking.mentions import MentionTable
 from entity_linking.normalise import Ints
-from entity_linking.prefixes import EMPTY, LONGER, NOT_A_PREFIX, find, may_go_on, starts_of
+from entity_linking.prefixes import EMPTY, NOT_A_PREFIX, ONE, WHOLE, find, may_go_on, starts_of
 from entity_linking.records import Mention
 from entity_linking.tokens import (
     ALL_UPPER,
@@ -90,12 +90,10 @@ def _match(
     A start that an earlier mention covers is tried all the same, so that what is counted depends on the text alone.
     """
     count, free = 0, 0
-    for first in range(len(hashes)):
+    places = np.empty(len(hashes), np.int32)
+    for first in places[: _may_begin(hashes, starts, chains, places)]:
         chained = hashes[first]
-        kind = starts_of(starts, chained)
-        if kind == LONGER and first + 1 < len(hashes):
-            kind = LONGER if may_go_on(chains, mix(chained * STEP + hashes[first + 1])) else EMPTY
-        if kind == EMPTY or flags[first] & WHOLE_START == 0 or chained == EMPTY:
+        if flags[first] & WHOLE_START == 0 or chained == EMPTY:
             continue
         size, key, upper, length = 0, NOT_A_PREFIX, 0, 1
         while True:
@@ -113,7 +111,7 @@ def _match(
             if length == MAX_TOKENS or beyond == len(hashes) or flags[beyond] & BREAK or hashes[beyond] == EMPTY:
                 break
             chained = mix(chained * STEP + hashes[beyond])
-            if not may_go_on(chains, chained):
+            if may_go_on(chains, chained) == EMPTY:
                 break
             length += 1
         if size and first >= free:
@@ -121,6 +119,24 @@ def _match(
             count, free = count + 1, first + size
         elif size:
             reasons[OVERLAP] += 1
+    return count
+
+
+@kernel()
+def _may_begin(hashes, starts, chains, places):
+    """Writes the tokens that an alias may begin with by the filters, and returns how many.
+
+    No branch depends on the text: a processor guesses wrong at half of those that would.
+    """
+    count, last = 0, len(hashes) - 1
+    for first in range(last):
+        kind = starts_of(starts, hashes[first])
+        pair = may_go_on(chains, mix(hashes[first] * STEP + hashes[first + 1]))
+        places[count] = first
+        count += np.int64(kind & WHOLE | kind >> ONE & pair)
+    if last >= 0:
+        places[count] = last
+        count += np.int64(starts_of(starts, hashes[last]) & WHOLE)
     return count
 
 

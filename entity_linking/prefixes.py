@@ -18,7 +18,7 @@ NOT_A_PREFIX = -2
 EMPTY = np.uint64(0)
 WHOLE, LONGER = np.uint64(1), np.uint64(2)
 FILTER_BITS_EACH, MOST_FILTER_BITS = 8, 1 << 24
-_ONE, _FULL_WORD, _WORD_SHIFT, _HIGH = np.uint64(1), np.uint64(63), np.uint64(6), np.uint64(32)
+ONE, _FULL_WORD, _WORD_SHIFT, _HIGH = np.uint64(1), np.uint64(63), np.uint64(6), np.uint64(32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def find(slots, keys, hashed):
     while slots[at] != EMPTY:
         if slots[at] == hashed:
             return keys[at]
-        at = (at + _ONE) & mask
+        at = (at + ONE) & mask
     return NOT_A_PREFIX
 
 
@@ -72,14 +72,14 @@ def find(slots, keys, hashed):
 def starts_of(starts, hashed):
     """What a token may be by its hash: a sum of `WHOLE` and `LONGER`, 0 where no alias begins with it."""
     place = (hashed >> _HIGH) & np.uint64(len(starts) * 32 - 1)
-    return (starts[place >> np.uint64(5)] >> ((place & np.uint64(31)) << _ONE)) & np.uint64(3)
+    return (starts[place >> np.uint64(5)] >> ((place & np.uint64(31)) << ONE)) & np.uint64(3)
 
 
 @kernel(forceinline=True)
 def may_go_on(chains, hashed):
-    """False where a chain of two tokens or more begins no alias."""
+    """1, or 0 where a chain of two tokens or more begins no alias."""
     bit = (hashed >> _HIGH) & np.uint64(len(chains) * 64 - 1)
-    return (chains[bit >> _WORD_SHIFT] >> (bit & _FULL_WORD)) & _ONE != EMPTY
+    return (chains[bit >> _WORD_SHIFT] >> (bit & _FULL_WORD)) & ONE
 
 
 @kernel()
@@ -96,7 +96,7 @@ def _insert(slots, values, prefixes, keys):
     for i in range(len(prefixes)):
         at = prefixes[i] & mask
         while slots[at] != EMPTY:
-            at = (at + _ONE) & mask
+            at = (at + ONE) & mask
         slots[at], values[at] = prefixes[i], keys[i]
 
 
@@ -108,11 +108,11 @@ def _filter_bits(count: int) -> int:
 def _mark(marks, hashes):
     for i in range(len(hashes)):
         bit = (hashes[i] >> _HIGH) & np.uint64(len(marks) * 64 - 1)
-        marks[bit >> _WORD_SHIFT] |= _ONE << (bit & _FULL_WORD)
+        marks[bit >> _WORD_SHIFT] |= ONE << (bit & _FULL_WORD)
 
 
 @kernel()
 def _mark_starts(starts, hashes, what):
     for i in range(len(hashes)):
         place = (hashes[i] >> _HIGH) & np.uint64(len(starts) * 32 - 1)
-        starts[place >> np.uint64(5)] |= what << ((place & np.uint64(31)) << _ONE)
+        starts[place >> np.uint64(5)] |= what << ((place & np.uint64(31)) << ONE)

@@ -183,21 +183,22 @@ def _odd_places(characters, count):
 @kernel()
 def _expand(characters, odd, width, replacement, marks, out, starts, ends):
     """Replaces the odd characters, `width` words of `replacement` each; a vanished mark lengthens what it stands on."""
-    at, taken, k = 0, 0, 0
-    for i in range(len(characters)):
-        if k == len(odd) or i != odd[k]:
-            out[at], starts[at], ends[at] = characters[i], i, i + 1
-            at += 1
-            continue
+    at, taken, done = 0, 0, 0
+    for k in range(len(odd) + 1):
+        place = odd[k] if k < len(odd) else len(characters)
+        for i in range(done, place):
+            out[at + i - done], starts[at + i - done], ends[at + i - done] = characters[i], i, i + 1
+        at, done = at + place - done, place + 1
+        if k == len(odd):
+            break
         for _ in range(width[k]):
-            out[at], starts[at], ends[at] = replacement[taken], i, i + 1
+            out[at], starts[at], ends[at] = replacement[taken], place, place + 1
             at, taken = at + 1, taken + 1
-        if width[k] == 0 and marks[k] and at > 0 and ends[at - 1] == i:
+        if width[k] == 0 and marks[k] and at > 0 and ends[at - 1] == place:
             back, begin = at - 1, starts[at - 1]
             while back >= 0 and starts[back] == begin:
-                ends[back] = i + 1
+                ends[back] = place + 1
                 back -= 1
-        k += 1
 
 
 @cache
