@@ -14,13 +14,16 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import Tensor
 
-LENGTHS, PIECES, ROUNDS = (16, 32, 64, 128, 192, 256, 512), 2048, 5
-KERNELS = {"fused": SDPBackend.FLASH_ATTENTION, "plain": SDPBackend.MATH}
+from ernie.training.attention import plain_attention
+
+LENGTHS, PIECES, ROUNDS = (16, 32, 64, 128, 192, 256, 384, 512), 2048, 5
+Attention = Callable[..., Tensor]
+WAYS: dict[str, Attention] = {"fused": torch.nn.functional.scaled_dot_product_attention, "plain": plain_attention}
 
 
-def step(kernel: SDPBackend, length: int, heads: int, width: int, dtype: torch.dtype) -> Callable[[], float]:
+def step(attend: Attention, length: int, heads: int, width: int, dtype: torch.dtype) -> Callable[[], float]:
     """Forward and backward of one layer's attention; gives the seconds they took."""
     size = (PIECES // length, heads, length, width)
     inputs = [torch.randn(size, dtype=dtype, requires_grad=True) for _ in range(3)]
@@ -28,8 +31,7 @@ def step(kernel: SDPBackend, length: int, heads: int, width: int, dtype: torch.d
 
     def run() -> float:
         started = time.perf_counter()
-        with sdpa_kernel(kernel):
-            output = torch.nn.functional.scaled_dot_product_attention(*inputs, attn_mask=mask)
+        output = attend(*inputs, attn_mask=mask)
         output.backward(torch.ones_like(output))
         return time.perf_counter() - started
 
@@ -45,7 +47,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     for dtype in (torch.float32, torch.bfloat16):
         for length in LENGTHS:
-            ways = {name: step(kernel, length, given.heads, given.width, dtype) for name, kernel in KERNELS.items()}
+            ways = {name: step(attend, length, given.heads, given.width, dtype) for name, attend in WAYS.items()}
             times = dict.fromkeys(ways, float("inf"))
             for _ in range(ROUNDS):
                 for name, run in ways.items():

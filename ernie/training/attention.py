@@ -1,29 +1,73 @@
-"""Which of torch's two attention kernels a training step on the CPU takes."""
+"""Attention for training on the CPU: plain matrix products where torch's fused kernel is slower."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
-LONGEST_PLAIN = {torch.float32: 32, torch.bfloat16: 128}
-"""Word pieces up to which plain matrix products and a softmax beat torch's fused kernel, forward and backward together,
-at 12 heads of 32 (`benchmarks/attention.py`): in bf16 the fused backward has a cost a head and text, however short the
-text. Fixed, not measured on the spot, so that a resumed run rounds as an undisturbed one does."""
+LONGEST_PLAIN = {torch.float32: 16, torch.bfloat16: 256}
+"""Word pieces up to which matrix products and a softmax beat torch's fused kernel, forward and backward together, at 12
+heads of 32 (`benchmarks/attention.py`): in bf16 the fused backward has a cost a head and text, however short the text.
+Fixed, not measured on the spot, so that a resumed run rounds as an undisturbed one does."""
 
 
 def training_attention(
     batch: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype
-) -> AbstractContextManager[None]:
-    """Chooses the kernel of `scaled_dot_product_attention` for a batch's forward and backward pass; without effect
-    elsewhere than on the CPU.
+) -> AbstractContextManager[Any]:
+    """Chooses how `scaled_dot_product_attention` is computed in a batch's forward and backward pass, in any model;
+    without effect elsewhere than on the CPU.
 
     batch: padded texts, (batch_size, length) or of more dimensions; the longest counts. dtype: of the products.
     """
     longest = max((tensor.shape[1] for tensor in batch.values() if tensor.dim() > 1), default=0)
     if device.type != "cpu" or longest > LONGEST_PLAIN.get(dtype, 0):
         return nullcontext()
-    return sdpa_kernel(SDPBackend.MATH)
+    return _PlainWherePossible()
+
+
+def plain_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    scale: float | None = None,
+) -> Tensor:
+    """softmax(query key^T * scale + mask) value, the softmax in fp32; all probabilities in memory.
+
+    query: (…, heads, queries, width). key, value: (…, heads, keys, width). attn_mask: added to scores, or bool: True
+    where a query sees a key. A query that sees no key attends to all alike.
+    """
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    probabilities = torch.softmax(scores, dim=-1, dtype=wide).to(value.dtype)
+    return torch.dropout(probabilities, dropout_p, train=dropout_p > 0.0) @ value
+
+
+class _PlainWherePossible(TorchFunctionMode):
+    """Answers `scaled_dot_product_attention` by `plain_attention` where a gradient is wanted and nothing else is asked
+    for (no causal mask, no grouped heads)."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func is torch.nn.functional.scaled_dot_product_attention and torch.is_grad_enabled() and len(args) <= 5:
+            special = given.pop("is_causal", False), given.pop("enable_gqa", False)
+            if not any(special):
+                return plain_attention(*args, **given)
+            given["is_causal"], given["enable_gqa"] = special
+        return func(*args, **given)

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ernie.errors import InputError
-from ernie.training import ExampleBatches, choose_precision, derived_seed, keyed_generator
+from ernie.training import ExampleBatches, attention, choose_precision, derived_seed, keyed_generator
 from ernie.training import precision as precision_module
-from ernie.training.attention import training_attention
 from ernie.training.batches import bucketed_order
 from ernie.training.optimisation import decay_groups, learning_rate_factor
 
@@ -105,29 +104,55 @@ def test_streams_are_named_by_their_keys():
 @pytest.mark.parametrize(
     ("dtype", "length", "plain"),
     [
-        (torch.bfloat16, 128, True),
-        (torch.bfloat16, 129, False),
-        (torch.float32, 32, True),
-        (torch.float32, 33, False),
+        (torch.bfloat16, 256, True),
+        (torch.bfloat16, 257, False),
+        (torch.float32, 16, True),
+        (torch.float32, 17, False),
         (torch.float16, 8, False),
     ],
 )
-def test_short_texts_take_plain_attention_and_the_choice_ends_with_the_step(dtype, length, plain):
+def test_short_texts_take_plain_attention_while_a_gradient_is_wanted(monkeypatch, dtype, length, plain):
     batch = {"input_ids": torch.ones(2, length), "token_type_ids": torch.ones(2, 4), "labels": torch.ones(2)}
-    fused = torch.backends.cuda.flash_sdp_enabled()
-    with training_attention(batch, device=torch.device("cpu"), dtype=dtype):
-        assert torch.backends.cuda.flash_sdp_enabled() is (fused and not plain)
-    assert torch.backends.cuda.flash_sdp_enabled() is fused
+    seen = []
+    monkeypatch.setattr(
+        attention, "plain_attention", lambda q, k, v, **given: seen.append(sorted(given)) or torch.zeros_like(q)
+    )
+    states = torch.ones(1, 2, 3, 4)
+
+    def attend(**given):
+        return nn.functional.scaled_dot_product_attention(states, states, states, **given)
+
+    with attention.training_attention(batch, device=torch.device("cpu"), dtype=dtype):
+        attend(attn_mask=None, dropout_p=0.0, scale=0.5, is_causal=False)
+        assert seen == ([["attn_mask", "dropout_p", "scale"]] if plain else [])
+        assert attend(is_causal=True).any(), "torch's own"
+        with torch.no_grad():
+            assert attend().any(), "a teacher keeps torch's own"
+    assert attend().any(), "the choice ends with the step"
+    with attention.training_attention(batch, device=torch.device("cuda"), dtype=dtype):
+        assert attend().any()
+    assert len(seen) == plain
 
 
-def test_both_attention_kernels_give_the_same_gradients():
-    queries = torch.randn(2, 3, 8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    mask = (torch.arange(8) < torch.tensor([[8], [5]]))[:, None, None, :]
-    found = []
-    for length in (8, 64):
-        inputs = queries.clone().requires_grad_()
-        with training_attention({"input_ids": torch.ones(2, length)}, device=torch.device("cpu"), dtype=torch.float32):
-            nn.functional.scaled_dot_product_attention(inputs, inputs, inputs, attn_mask=mask).square().sum().backward()
-        found.append(inputs.grad)
-    assert not torch.equal(found[0], torch.zeros_like(found[0]))
-    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
+@pytest.mark.parametrize("mask", ["none", "bool", "added"])
+def test_plain_attention_is_torchs_with_its_gradients(mask):
+    draw = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(2, 3, 8, 4, dtype=torch.float64, generator=draw, requires_grad=True) for _ in range(3)]
+    seen = (torch.arange(8) < torch.tensor([[8], [5]]))[:, None, None, :]
+    added = torch.zeros(seen.shape, dtype=torch.float64).masked_fill(~seen, -1e9)
+    given = {"attn_mask": {"none": None, "bool": seen, "added": added}[mask], "scale": 0.3}
+    ours, theirs = (
+        torch.autograd.grad((function(*inputs, **given) ** 3).sum(), inputs)
+        for function in (attention.plain_attention, nn.functional.scaled_dot_product_attention)
+    )
+    for own, other in zip(ours, theirs, strict=True):
+        assert own.abs().max() > 0.01
+        torch.testing.assert_close(own, other, rtol=1e-10, atol=1e-12)
+
+
+def test_plain_attention_drops_out():
+    states = torch.ones(4, 2, 8, 4)
+    torch.manual_seed(0)
+    dropped = attention.plain_attention(states, states, states, dropout_p=0.5)
+    assert dropped.std() > 0.1
+    assert dropped.mean() == pytest.approx(1.0, abs=0.2)
