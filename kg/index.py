@@ -37,9 +37,11 @@ import pyarrow.compute
 from kg.columns import column
 from kg.errors import InputError
 from kg.index_kinds import (
+    BLOCK,
     KINDS,
     METRICS,
     RECALL_AT,
+    SMALL_BLOCK,
     Metric,
     Rows,
     as_rows,
@@ -300,7 +302,7 @@ class VectorIndex:
 
 def _add(index: faiss.Index, kind: str, vectors: Rows, metric: Metric, *, first_row: int) -> None:
     """Appends in blocks. ivf indexes are told the rows, since they forget how many were removed."""
-    for start, block in blocks(vectors):
+    for start, block in blocks(vectors, SMALL_BLOCK if kind == "flat" else BLOCK):
         stored = prepared(block, metric)
         if kind.startswith("ivf"):
             index.add_with_ids(stored, np.arange(len(block)) + first_row + start)
@@ -371,7 +373,7 @@ def _checked(vectors: Rows, ids: Sequence[str] | pa.Array, metric: Metric) -> pa
         raise InputError("expected every id once in an index; remove the repeated ones")
     if len(distinct) and pc.min(pc.binary_length(distinct)).as_py() == 0:
         raise InputError("expected ids of at least one character, got an empty one")
-    for start, block in blocks(vectors):
+    for start, block in blocks(vectors, SMALL_BLOCK):
         if not (finite := np.isfinite(block).all(axis=1)).all():
             row = start + int(finite.argmin())
             raise InputError(f"expected finite vectors, the vector of {names[row].as_py()!r} has a NaN or an infinity")

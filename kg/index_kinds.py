@@ -19,7 +19,7 @@ RECALL_AT, RECALL_QUERIES, RECALL_TARGET = 10, 200, 0.95
 RECALL_NOISE = 0.3  # length of what is added to a stored vector to make a query, as a share of its own
 LEAST_GAIN = 0.01  # of recall, for looking twice as hard
 TRAIN_BYTES = 1 << 30  # of the vectors that k-means sees, unless those are too few for its centroids
-BLOCK = 16_384  # vectors prepared at once
+BLOCK, SMALL_BLOCK = 16_384, 2_048  # vectors prepared at once: where many together are quicker, and elsewhere
 MEGABYTE = 1_000_000
 
 
@@ -154,9 +154,9 @@ def as_rows(vectors: Any) -> Rows:
     return vectors if given else np.asarray(vectors, dtype=np.float32)
 
 
-def blocks(vectors: Rows) -> Iterator[tuple[int, np.ndarray]]:
-    for start in range(0, len(vectors), BLOCK):
-        yield start, vectors[start : start + BLOCK]
+def blocks(vectors: Rows, size: int = BLOCK) -> Iterator[tuple[int, np.ndarray]]:
+    for start in range(0, len(vectors), size):
+        yield start, vectors[start : start + size]
 
 
 def reserve(index: faiss.Index, num_vectors: int) -> None:

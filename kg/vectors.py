@@ -20,7 +20,7 @@ from kg.partitioned.files import PickedRows, TableFile
 
 pc: Any = pyarrow.compute  # its functions are made when it is loaded: no type checker sees them
 ENTITY_TABLE, ENTITY_NAME = "entity_embeddings.safetensors", "entity_embeddings"
-ROWS_AT_ONCE = 16_384
+ROWS_AT_ONCE = 2_048
 
 
 def check_ids(graph: GraphFacts) -> None:
