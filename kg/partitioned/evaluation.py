@@ -134,20 +134,19 @@ def rank_on_disk(
     """
     triples = np.asarray(triples, np.int64).reshape(-1, 3)
     queries, targets = _questions(triples, table, relations, reciprocal)
-    hidden = _hidden(triples, true_triples)
+    hidden, hidden_rows = _hidden(triples, true_triples, candidates, width=table.num_rows)
     distance = NORMS[norm]
     near = torch.cat([_own(distance, *pair) for pair in zip(queries.split(QUERIES_AT_ONCE), targets)])
     if torch.isnan(near).any():
         raise ValueError("the score of a true triple is NaN; the vectors it was computed from are damaged")
     better, equal = (np.zeros(len(queries), np.int64) for _ in range(2))
     for rows, vectors in _candidate_blocks(table, candidates):
-        columns = np.searchsorted(rows, hidden[:, 1]).clip(max=len(rows) - 1)
-        inside = rows[columns] == hidden[:, 1]
+        columns, inside = _among(rows, hidden_rows)
         for start in range(0, len(queries), QUERIES_AT_ONCE):
             stop = min(start + QUERIES_AT_ONCE, len(queries))
             far = distance.crossed(queries[start:stop].unsqueeze(0), vectors.unsqueeze(0)).squeeze(0)
-            mine = inside & (hidden[:, 0] >= start) & (hidden[:, 0] < stop)
-            far[torch.from_numpy(hidden[mine, 0] - start), torch.from_numpy(columns[mine])] = torch.inf
+            mine = inside & (hidden >= start) & (hidden < stop)
+            far[torch.from_numpy(hidden[mine] - start), torch.from_numpy(columns[mine])] = torch.inf
             own = near[start:stop].unsqueeze(1)
             better[start:stop] += (~(far >= own)).sum(1).numpy()  # a distance that is NaN counts as better
             equal[start:stop] += (far == own).sum(1).numpy()
@@ -172,11 +171,24 @@ def _own(distance: Norm, queries: Tensor, targets: Tensor) -> Tensor:
     return distance.crossed(queries.unsqueeze(0), targets.unsqueeze(0)).squeeze(0).diagonal().clone()
 
 
-def _hidden(triples: np.ndarray, true_triples: Iterable[np.ndarray]) -> np.ndarray:
-    """(question, entity row) of every true answer, int64 (m, 2); question i asks for the tail of triple i, n + i for
-    its head."""
+def _hidden(
+    triples: np.ndarray, true_triples: Iterable[np.ndarray], candidates: np.ndarray | None, *, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Questions and entity rows of the true answers among the candidates, int64 (m,) each, every pair once; question i
+    asks for the tail of triple i, n + i for its head.
+
+    A graph has many more true answers than a sample of its entities holds: only these are kept, each as one number.
+    width: above every entity row.
+    """
     count = len(triples)
-    found = [np.stack([np.arange(count), triples[:, 2]], 1), np.stack([np.arange(count) + count, triples[:, 0]], 1)]
+
+    def pairs(questions: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        if candidates is not None:
+            inside = _among(candidates, rows)[1]
+            questions, rows = questions[inside], rows[inside]
+        return questions * width + rows
+
+    found = [pairs(np.arange(count), triples[:, 2]), pairs(np.arange(count) + count, triples[:, 0])]
     num_relations = int(triples[:, 1].max(initial=0)) + 1
     asked = [triples[:, known] * num_relations + triples[:, 1] for known in (0, 2)]
     orders = [np.argsort(keys, kind="stable") for keys in asked]
@@ -190,8 +202,15 @@ def _hidden(triples: np.ndarray, true_triples: Iterable[np.ndarray]) -> np.ndarr
             which = np.repeat(np.arange(len(block)), last - first)
             within = np.arange(len(which)) - np.repeat(np.cumsum(last - first) - (last - first), last - first)
             question = order[np.repeat(first, last - first) + within] + side * count
-            found.append(np.stack([question, block[which, missing]], 1))
-    return np.unique(np.concatenate(found), axis=0)
+            found.append(pairs(question, block[which, missing]))
+    questions, rows = np.divmod(np.unique(np.concatenate(found)), width)
+    return questions, rows
+
+
+def _among(rows: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each wanted row stands among the ascending `rows`, and whether it does."""
+    places = np.searchsorted(rows, wanted).clip(max=len(rows) - 1)
+    return places, rows[places] == wanted
 
 
 def _candidate_blocks(table: Table, candidates: np.ndarray | None) -> Iterator[tuple[np.ndarray, Tensor]]:
