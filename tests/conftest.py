@@ -153,10 +153,11 @@ class Warm:
         )
         assert self._answer() == {"ready": True}
 
-    def start(self, words: list[str], cwd: Path, *, printed: Path | None = None) -> int:
-        """The number of the process that runs the command line. printed: where a driver's lines go."""
+    def start(self, words: list[str], cwd: Path, *, printed: Path | None = None, mounts: bool = False) -> int:
+        """The number of the process that runs the command line. printed: where a driver's lines go. mounts: it gets
+        mounts of its own, or ends with `warm.NO_MOUNTS`."""
         self.errors.write_text("")
-        request = {"words": words, "cwd": str(cwd), "errors": str(self.errors)}
+        request: dict[str, object] = {"words": words, "cwd": str(cwd), "errors": str(self.errors), "mounts": mounts}
         return self._ask(request | ({"printed": str(printed)} if printed else {}))["pid"]
 
     def wait(self, pid: int) -> int:

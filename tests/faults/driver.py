@@ -3,7 +3,7 @@
     python driver.py FAULT RUN WORK STAGE…
 
 RUN: the folder the road was run in, whose artifacts are read. WORK: where the stage writes. FAULT: a row of `FAULTS`.
-Mounts a file system of its own where the fault needs one, so it runs inside `unshare --mount --map-root-user`.
+Mounts a file system where the fault needs one, so it runs in a process with mounts of its own (`tests/warm.py`).
 """
 
 from __future__ import annotations

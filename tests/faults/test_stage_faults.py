@@ -22,31 +22,23 @@ DRIVER = Path(__file__).with_name("driver.py")
 STAGES = (
     "graph", "relations", "vectors", "linked", "instances", "pretrained", "model", "student", "exported", "report",
 )  # fmt: skip
+NO_MOUNTS = 77
+"""The exit code of a process that asked for mounts of its own and may not have them (`tests/warm.py`)."""
 TRAINED = ("pretrained", "model", "student")
 Run = tuple[Path, subprocess.CompletedProcess[str]]
 
 
-def drive(warm: Any, fault: str, road: Path, work: Path, *stages: str) -> list[dict[str, Any]]:
+def drive(warm: Any, fault: str, road: Path, work: Path, *stages: str, mounts: bool = False) -> list[dict[str, Any]]:
     """What `driver.py` printed, a dictionary a stage; in a process that has imported everything."""
     work.mkdir(parents=True, exist_ok=True)
     printed = work.with_name("printed.jsonl")
     printed.unlink(missing_ok=True)
-    code = warm.wait(warm.start(["driver", fault, str(road), str(work), *stages], road, printed=printed))
+    words = ["driver", fault, str(road), str(work), *stages]
+    code = warm.wait(warm.start(words, road, printed=printed, mounts=mounts))
+    if code == NO_MOUNTS:
+        pytest.skip("mounting a small file system is not permitted here")
     assert code == 0, warm.errors.read_text()[-3000:]
     return [json.loads(line) for line in printed.read_text().splitlines()]
-
-
-def drive_on_small_disk(fault: str, road: Path, work: Path, *stages: str) -> list[dict[str, Any]]:
-    """The same in a name space of its own, where small file systems can be mounted."""
-    inside = ["unshare", "--mount", "--map-root-user"]
-    if shutil.which("unshare") is None or subprocess.run([*inside, "true"], capture_output=True).returncode:
-        pytest.skip("mounting a small file system is not permitted here")
-    result = subprocess.run(
-        [*inside, sys.executable, str(DRIVER), fault, str(road), str(work), *stages],
-        capture_output=True, text=True, check=False, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
-    return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 def same_files(folder: Path, expected: Path) -> bool:
@@ -58,12 +50,12 @@ def same_files(folder: Path, expected: Path) -> bool:
     [("full-disk", "disk is full|No space left on device"), ("read-only", "cannot be written|Read-only file system")],
 )
 def test_a_disk_that_takes_nothing_is_one_line_in_every_stage(
-    own_data_run: Run, tmp_path: Path, fault: str, message: str, long_faults: bool
+    own_data_run: Run, warm: Any, tmp_path: Path, fault: str, message: str, long_faults: bool
 ) -> None:
     """Each library says it in words of its own, and a stage that misses one calls it a fault of ours."""
     if fault != "full-disk" and not long_faults:
         pytest.skip("`make faults` takes a read-only disk, too")
-    found = drive_on_small_disk(fault, own_data_run[0], tmp_path / "work", *STAGES)
+    found = drive(warm, fault, own_data_run[0], tmp_path / "work", *STAGES, mounts=True)
     assert [row["stage"] for row in found] == list(STAGES)
     for row in found:
         assert row["code"] == 2, row
@@ -111,25 +103,22 @@ def test_memory_that_does_not_suffice_leaves_no_half_artifact(
         assert same_files(artifact, road / "runs/own-data" / stage)
 
 
-def test_a_worker_killed_by_the_system_is_said_and_the_next_run_goes_on(own_data_run: Run, tmp_path: Path) -> None:
+def test_a_worker_killed_by_the_system_is_said_and_the_next_run_goes_on(
+    own_data_run: Run, warm: Any, tmp_path: Path
+) -> None:
     """The system that runs out of memory takes the largest process, which is seldom the first."""
     road, output = own_data_run[0], tmp_path / "linked"
     words = ["link", "--graph", "runs/own-data/graph", "--corpus", "folder", "--source", "own-data/text"]
     words += ["--shard_documents", "5", "--processes", "2", "--output", str(output)]
-    command = [sys.executable, "-m", "ernie_kg.cli", *words]
-    process = subprocess.Popen(
-        command, cwd=road, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    pid = warm.start(words, road)
     deadline = time.monotonic() + 120
-    while not (workers := _workers(process.pid)) and time.monotonic() < deadline:
+    while not (workers := _workers(pid)) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(workers[-1], signal.SIGKILL)
-    _, errors = process.communicate(timeout=200)
-    assert process.returncode == 2, errors
-    assert re.search(r"process .*was killed", errors), errors
+    assert warm.wait(pid) == 2, warm.errors.read_text()
+    assert re.search(r"process .*was killed", warm.errors.read_text())
     assert not output.exists()
-    again = subprocess.run(command, cwd=road, capture_output=True, text=True, check=False, timeout=200)
-    assert again.returncode == 0, again.stderr
+    assert warm.wait(warm.start(words, road)) == 0, warm.errors.read_text()
     assert read_manifest(output).counts["documents"] == 240
 
 
