@@ -34,21 +34,21 @@ class KnownAnswers:
         self._num_relations = max(num_relations, 1)
         questions = np.concatenate([self._question(triples, side) for side in (0, 1)])
         order = np.argsort(questions, kind="stable")
-        self._answers = np.concatenate([triples[:, 2], triples[:, 0]])[order]
+        self._answers = np.concatenate([triples[:, 2], triples[:, 0]]).astype(np.int32)[order]
         self._questions, self._starts = np.unique(questions[order], return_index=True)
         self._starts = np.append(self._starts, len(questions))
 
     def of(self, triples: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-        """(position in `triples`, answering entity row) of every known answer to their questions."""
+        """(position in `triples`, answering entity row) of every known answer to their questions, both int32."""
         if len(self._questions) == 0:
-            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+            return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32)
         asked = self._question(np.asarray(triples, dtype=np.int64), side)
         place = np.searchsorted(self._questions, asked).clip(max=len(self._questions) - 1)
         found = self._questions[place] == asked
         counts = np.where(found, self._starts[place + 1] - self._starts[place], 0)
-        which = np.repeat(np.arange(len(counts)), counts)
-        within = np.arange(len(which)) - np.repeat(counts.cumsum() - counts, counts)
-        return which, self._answers[self._starts[place][which] + within]
+        entries = np.repeat(self._starts[place] - (counts.cumsum() - counts), counts)
+        entries += np.arange(len(entries))
+        return np.repeat(np.arange(len(counts), dtype=np.int32), counts), self._answers[entries]
 
     def _question(self, triples: np.ndarray, side: int) -> np.ndarray:
         entity = triples[:, 0 if side == 0 else 2]
@@ -143,9 +143,10 @@ def _ignored(
     batch: np.ndarray, target: np.ndarray, known: KnownAnswers, side: int, *, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cells of a (len(batch), width) score matrix that are no candidates: known answers, the truth itself, column 0."""
-    every = np.arange(len(batch))
+    number = np.int32 if len(batch) * width < 1 << 31 else np.int64
+    firsts = np.arange(len(batch), dtype=number) * number(width)
     which, answer = known.of(batch, side)
-    cells = np.concatenate([which * width + answer, every * width + target, every * width])
+    cells = np.concatenate([firsts[which] + answer, firsts + target.astype(number), firsts])
     cells.sort()  # numpy's `unique` hashes integers, several times slower than a sort of this many
     cells = cells[np.append(True, cells[1:] != cells[:-1])]
     return cells // width, cells % width
