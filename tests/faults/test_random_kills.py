@@ -30,11 +30,12 @@ def _start(words: list[str], folder: Path) -> subprocess.Popen[bytes]:
 
 
 def _wait(process: subprocess.Popen[bytes], road: Path, rng: random.Random) -> None:
-    """Until a random moment after the process began to write a stage; one time in ten after its own start, when it
-    imports or looks at what is there."""
+    """Until a random moment after the process, or its child for a stage, began to write; one time in ten after its own
+    start, when it imports or looks at what is there."""
     begun = rng.random() < 0.1
     while process.poll() is None and not begun:
-        begun = any(_read(lock) == str(process.pid) for lock in road.glob("*.partial/.lock"))
+        family = {str(process.pid), *_read(Path(f"/proc/{process.pid}/task/{process.pid}/children")).split()}
+        begun = any(_read(lock).strip() in family for lock in road.glob("*.partial/.lock"))
         time.sleep(0.002)
     deadline = time.monotonic() + rng.uniform(0, LATEST)
     while process.poll() is None and time.monotonic() < deadline:
