@@ -178,10 +178,14 @@ def test_a_source_read_to_its_end_is_not_read_again(tmp_path, monkeypatch):
     dump = tmp_path / "dump.json"
     dump.write_text(f"[\n{item(1, 2)},\n{item(2, 1)}\n]\n")
     config = BuildConfig(reader="wikidata_json", source=str(dump), output=tmp_path / "graph")
-    with monkeypatch.context() as patched:
-        patched.setattr(kg.assembly, "assemble", lambda *parts, **chosen: os.kill(os.getpid(), signal.SIGINT))
-        with pytest.raises(KeyboardInterrupt):
-            run(config)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(kg.assembly, "assemble", lambda *parts, **chosen: os.kill(os.getpid(), signal.SIGINT))
+            with pytest.raises(KeyboardInterrupt):
+                run(config)
+    finally:
+        signal.signal(signal.SIGINT, before)
     monkeypatch.setattr("kg.readers.wikidata_json.blocks", None)
     assert KnowledgeGraph.load(run(config)).num_triples == 2
 
