@@ -10,7 +10,15 @@ import torch
 
 from ernie.inputs import IGNORED
 from kg.errors import InputError
-from pretrain.objectives import OBJECTIVES, HeldOutScores, Objectives, ObjectiveWeights, measure_dea, measure_mlm
+from pretrain.objectives import (
+    OBJECTIVES,
+    HeldOutScores,
+    Objectives,
+    ObjectiveWeights,
+    _highest,
+    measure_dea,
+    measure_mlm,
+)
 
 ALL = ObjectiveWeights(replacement=1.0)
 
@@ -176,3 +184,11 @@ def test_the_replacement_head_is_only_asked_for_when_it_counts():
 def test_weights_that_train_nothing_are_refused(weights):
     with pytest.raises(InputError, match="weights"):
         ObjectiveWeights(**weights)
+
+
+def test_a_tie_is_right_in_part_and_all_else_as_argmax_says():
+    logits = torch.randn(50, 7, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(50) % 7
+    assert torch.equal(_highest(logits, targets), (logits.argmax(-1) == targets).float())
+    tied = torch.tensor([[2.0, 2.0, 0.0], [0.0, 1.0, 1.0], [float("nan"), 0.0, 0.0]], dtype=torch.bfloat16)
+    assert _highest(tied, torch.tensor([1, 0, 1])).tolist() == [0.5, 0.0, 0.0]

@@ -426,7 +426,9 @@ def test_instances_without_one_are_refused(instances, world, tmp_path):
     (folder / "index.json").write_text(json.dumps({**index, "shards": []}))
     tokenizer = prepare.load_tokenizer(world.base, {})
     with pytest.raises(InputError, match="holds no instance"):
-        require_matching(Instances(folder), tokenizer=tokenizer, table=EntityTable.open(world.vectors), entity_rows={})
+        require_matching(
+            Instances(folder), tokenizer=tokenizer, table=EntityTable.open(world.vectors), entity_rows={}, batch_size=1
+        )
 
 
 @pytest.mark.faults
