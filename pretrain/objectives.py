@@ -65,8 +65,10 @@ def measure_mlm(output: Any, batch: Batch) -> Measured:
 
 
 def _highest(logits: Tensor, targets: Tensor) -> Tensor:
-    """(rows, classes), (rows,) -> (rows,): 1, or a k-th of a tie, where the target has the highest logit; a maximum over
-    a vocabulary and a count of the few ties take a quarter of `argmax`'s time."""
+    """(rows, classes), (rows,) -> (rows,): 1, or a k-th of a tie, where the target has the highest logit.
+
+    A maximum over a vocabulary and a count of the few ties take a small part of `argmax`'s time.
+    """
     best = logits.amax(-1, keepdim=True)
     hits = (logits.gather(1, targets.unsqueeze(1)) == best).squeeze(1)
     right = torch.zeros(len(logits), device=logits.device)
