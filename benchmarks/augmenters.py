@@ -206,7 +206,6 @@ def main(words: Sequence[str] | None = None) -> None:
         linked=given.linked,
         glue=given.glue,
         examples={name: Path(folder) for name, folder in (pair.split("=", 1) for pair in given.examples)},
-        general=None,
         augmented=False,
         deadline=time.monotonic() + 60 * given.minutes,
     )

@@ -83,7 +83,7 @@ class Plan:
     linked: Path | None
     glue: Path | None
     examples: dict[str, Path]
-    general: Path | None
+    general: Path | None = None
     augmented: bool
     deadline: float
 
