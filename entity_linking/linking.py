@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 
 from entity_linking.corpora.records import Document
@@ -22,6 +21,7 @@ from entity_linking.shards import SCORE_BINS, Tally, link_shard
 from kg.artifact import ArtifactWriter
 from kg.errors import InputError
 from kg.progress import progress
+from kg.workers import worker_pool
 
 TOP_ENTITIES = 50
 DEAR = ("encoder_", "cross_encoder_", "described_")
@@ -153,20 +153,16 @@ def _write_tables(linker: EntityLinker, folder: Path) -> None:
 
 @contextmanager
 def _pool(config: LinkConfig, folder: Path, processes: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that each open the linker once, started afresh: a forked child of one that used faiss hangs."""
+    """Processes that each open the linker once."""
     tables = folder / TABLES if config.linker is None else None
-    pool = ProcessPoolExecutor(
-        processes, mp_context=get_context("spawn"), initializer=_open_worker, initargs=(config, tables)
-    )
     try:
-        yield pool
+        with worker_pool(processes, _open_worker, config, tables) as pool:
+            yield pool
     except BrokenProcessPool:
         raise InputError(
             f"{folder}: a process that links was killed (out of memory?); run it again, with fewer processes: what is "
             f"linked already stays"
         ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 _worker: tuple[LinkConfig, EntityLinker, Titles | None] | None = None

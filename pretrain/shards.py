@@ -9,9 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +18,7 @@ import tokenizers
 
 from kg.artifact import peak_memory_bytes
 from kg.split import split_of
+from kg.workers import worker_pool
 from pretrain.dataset import ShardWriter
 from pretrain.instances import (
     EncodedDocument,
@@ -110,19 +109,15 @@ class Tally:
 def prepare_units(units: Sequence[Unit], recipe: Recipe, folder: Path, *, processes: int) -> Iterator[int]:
     """Prepares every unit; yields, in the units' order, the highest memory of the process that did it so far, in bytes.
 
-    With a single process this one does it, else others that are started afresh (a forked child of a process that has
-    used torch hangs).
+    A lone unit is prepared here, several in processes of their own: one that never loads torch and transformers needs
+    less than half the memory.
     """
-    if processes == 1:
-        reading = read_with(recipe) if units else None
-        for unit in units:
-            assert reading is not None, "made for the first unit"
-            prepare_unit(unit, recipe, reading, folder)
-            yield peak_memory_bytes()
+    if len(units) == 1:
+        reading = read_with(recipe)
+        prepare_unit(units[0], recipe, reading, folder)
+        yield peak_memory_bytes()
         return
-    with ProcessPoolExecutor(
-        processes, mp_context=get_context("spawn"), initializer=_open_worker, initargs=(recipe, folder)
-    ) as pool:
+    with worker_pool(processes, _open_worker, recipe, folder) as pool:
         yield from pool.map(_prepare_in_worker, units)
 
 

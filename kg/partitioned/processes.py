@@ -8,14 +8,12 @@ the pair alone, so that the result is the same for a seed and a number of proces
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing import connection, parent_process
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from kg.partitioned.buckets import Buckets
 from kg.partitioned.layout import Layout, Plan, Visit, rounds
 from kg.partitioned.store import Residents, Shared, State, Store
 from kg.partitioned.visiting import Tally, train_visit
+from kg.workers import end_with_parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +122,7 @@ def _check_end(rank: int, processes: int, exit_code: int) -> None:
 
 def _work(rank: int, job: Job, sender: Connection) -> None:
     """One process from its start to `job.last`; sends the triples of every round, or an InputError."""
-    _end_with_parent()
+    end_with_parent()
     torch.set_num_threads(1)
     timeout = timedelta(minutes=job.settings.timeout_minutes)
     dist.init_process_group(
@@ -136,18 +135,6 @@ def _work(rank: int, job: Job, sender: Connection) -> None:
     finally:
         sender.close()
     dist.destroy_process_group()
-
-
-def _end_with_parent() -> None:
-    """A process whose parent is gone must not go on writing where another training may begin."""
-    parent = parent_process()
-    assert parent is not None, "training processes are started by another"
-
-    def wait() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 class _Worker:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from kg.artifact import open_artifact
+from kg.artifact import open_artifact, peak_memory_bytes
 from kg.errors import InputError
 from kg.split import split_of
 from pretrain import shards
@@ -123,23 +123,34 @@ def test_any_number_of_processes_writes_the_same_bytes(world, several, tmp_path)
     assert manifest.counts["train_documents"] + manifest.counts["dev_documents"] > 30
 
 
+def test_several_shards_are_prepared_in_another_process(world, several, tmp_path):
+    """What the stage itself has loaded, twice as much as preparing needs, is no part of a worker's memory."""
+    ballast = np.ones(50_000_000)
+    manifest = prepare(world, tmp_path / "prepared", linked=several)
+    assert 0 < manifest.figures["worker_memory_bytes"] < peak_memory_bytes() - ballast.nbytes
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("dies_at", [0, 1, 3])
 def test_an_interrupted_run_goes_on_behind_its_finished_shards(world, several, tmp_path, monkeypatch, dies_at):
     prepare(world, tmp_path / "straight", linked=several)
-    units, prepare_unit = [], shards.prepare_unit
+    units, prepare_units = [], shards.prepare_units
 
-    def dying(unit, *rest):
-        if unit.number == dies_at and units.count(dies_at) == 0:
+    def dying(waiting, *rest, **settings):
+        for unit, memory in zip(waiting, prepare_units(waiting, *rest, **settings), strict=True):
+            if unit.number == dies_at and dies_at not in units:
+                (tmp_path / "out.partial" / f".unit-{dies_at:05d}.json").unlink()
+                units.append(unit.number)
+                raise KeyboardInterrupt
             units.append(unit.number)
-            raise KeyboardInterrupt
-        units.append(unit.number)
-        prepare_unit(unit, *rest)
+            yield memory
 
-    monkeypatch.setattr("pretrain.shards.prepare_unit", dying)
+    monkeypatch.setattr("pretrain.prepare.prepare_units", dying)
     with pytest.raises(KeyboardInterrupt):
         prepare(world, tmp_path / "out", linked=several)
     assert not (tmp_path / "out").exists()
+    for later in range(dies_at + 1, 4):
+        (tmp_path / "out.partial" / f".unit-{later:05d}.json").unlink(missing_ok=True)
     manifest = prepare(world, tmp_path / "out", linked=several)
     assert sorted(units) == sorted([*range(4), dies_at]), "every shard once, the interrupted one twice"
     assert files_of(tmp_path / "out") == files_of(tmp_path / "straight")
@@ -154,17 +165,25 @@ def test_a_worker_loads_neither_torch_nor_transformers():
     assert done.stdout.strip() == "[]"
 
 
-def test_blocks_are_small_whatever_the_shard(world, several, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def lone(make, tmp_path_factory):
+    """One linked shard of 48 documents, which the stage's own process prepares."""
+    folder = tmp_path_factory.mktemp("lone") / "linked"
+    make["linked"](folder, [make["made"](n) for n in range(48)])
+    return folder
+
+
+def test_blocks_are_small_whatever_the_shard(world, lone, tmp_path, monkeypatch):
     """Memory is that of a block; the documents come out all the same."""
-    whole = prepare(world, tmp_path / "whole", linked=several)
+    whole = prepare(world, tmp_path / "whole", linked=lone)
     monkeypatch.setattr("pretrain.sources.BLOCK_CHARACTERS", 700)
     monkeypatch.setattr("pretrain.sources.ROWS_AT_ONCE", 5)
-    parts = prepare(world, tmp_path / "parts", linked=several)
+    parts = prepare(world, tmp_path / "parts", linked=lone)
     for name in ("train_documents", "dev_documents", "characters"):
         assert parts.counts[name] == whole.counts[name]
     monkeypatch.setattr("pretrain.sources.BLOCK_CHARACTERS", 2_000_000)
-    monkeypatch.setattr("pretrain.sources.BLOCK_DOCUMENTS", 12)
-    prepare(world, tmp_path / "same", linked=several)
+    monkeypatch.setattr("pretrain.sources.BLOCK_DOCUMENTS", 48)
+    prepare(world, tmp_path / "same", linked=lone)
     assert files_of(tmp_path / "same") == files_of(tmp_path / "whole"), "how rows are read does not matter"
 
 
