@@ -40,6 +40,7 @@ CHECKPOINTS = "checkpoints"
 MATCHER = "matcher"
 Method = Literal["mle", "scheduled-sampling", "dagger", "rl-rouge", "rbm-sl", "rbm-irl"]
 REWARDED = ("rl-rouge", "rbm-sl", "rbm-irl")
+LAST = "last"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ class ParaphraseConfig:
             max_grad_norm=2.0,
         )
     )
-    """The loop's settings; every `eval_every` steps dev is decoded, and the best weights are kept."""
+    """The loop's settings; every `eval_every` steps dev is decoded, and the weights of `select_by` are kept."""
     imitation: ImitationConfig = field(default_factory=ImitationConfig)
     """For scheduled-sampling and dagger."""
     reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
@@ -91,9 +92,9 @@ class ParaphraseConfig:
     """For rbm-irl."""
     matcher_shape: MatcherShape = field(default_factory=MatcherShape)
     """Of a matching model that rbm-irl starts from nothing."""
-    select_by: Literal["ibleu", "rouge_2", "bleu_4", "minus_nll", "reward"] = "rouge_2"
+    select_by: Literal["ibleu", "rouge_2", "bleu_4", "minus_nll", "reward", "last"] = "rouge_2"
     """Dev figure whose best weights are kept; `reward` (of rl-rouge and rbm-sl) is the penalised reward of greedy
-    outputs."""
+    outputs; `last` keeps the last step's."""
     alpha: float = 0.9
     """Of iBLEU."""
     max_train: int = 0
@@ -305,7 +306,7 @@ def _train(config: ParaphraseConfig, task: _Task, checkpoints: Path) -> Training
             on_step=on_step,
             parameter_groups=task.groups,
             evaluate_at_start=config.generator is not None,
-            keep_best=config.select_by,
+            keep_best=None if config.select_by == LAST else config.select_by,
         )
 
 
@@ -333,21 +334,22 @@ def _score_dev(config: ParaphraseConfig, task: _Task) -> dict[str, float]:
 
 
 def _record(config: ParaphraseConfig, writer: ArtifactWriter, result: TrainingResult) -> None:
-    best = next(entry for entry in result.evaluations if entry["step"] == result.best_step)
+    kept_step = result.evaluations[-1]["step"] if config.select_by == LAST else result.best_step
+    kept = next(entry for entry in result.evaluations if entry["step"] == kept_step)
     writer.figures |= {
         "method": config.method,
         "history": result.history,
         "dev_curve": result.evaluations,
-        "best_step": result.best_step,
-        "best_dev": best,
+        "kept_step": kept_step,
+        "kept_dev": kept,
         "steps": result.steps,
         "stopped_by": result.stopped_by,
         "training_seconds": round(result.seconds, 1),
         "precision": result.precision.name,
     }
     writer.headline = (
-        f"{config.method}: dev ROUGE-2 {best['rouge_2']:.1%}, BLEU {best['bleu_4']:.1%}, "
-        f"iBLEU {best['ibleu']:.1%}, overlap with the source {best['source_overlap']:.1%}"
+        f"{config.method}: dev ROUGE-2 {kept['rouge_2']:.1%}, BLEU {kept['bleu_4']:.1%}, "
+        f"iBLEU {kept['ibleu']:.1%}, overlap with the source {kept['source_overlap']:.1%}"
     )
 
 

@@ -49,7 +49,8 @@ def test_every_method_comes_into_one_table(
     quality = benchmark("paraphrase_quality", monkeypatch)
     work = tmp_path / "work"
     words = ["--work", work, "--train", pairs["train"], "--dev", pairs["dev"], "--encoder", pretrained]
-    words += ["--wordnet", tmp_path, "--generators", "pointer-generator", "--seeds", "0", "--judge-layers", "1"]
+    words += ["--wordnet", tmp_path, "--generators", "pointer-generator", "--seeds", "0"]
+    words += ["--judge-layers", "1", "--rewarding-layers", "1"]
     words += ["--steps", "5", "--reward-steps", "2", "--matcher-steps", "1", "--select-on", "3"]
     quality.main([*map(str, words), "--minutes", "0"])
     assert "judge" in json.loads(capsys.readouterr().out)["missing"], "no time: nothing is begun, all is missing"

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+import torch
 
 from ernie.training.configuration import TrainingConfig
 from finetune.paraphrase import train as stage
@@ -83,7 +84,7 @@ def test_a_generator_is_a_folder_that_says_what_it_was_made_of(folder: Path) -> 
     assert manifest.dropped["train_identical"] == 1
     assert manifest.dropped["train_wrong_number_of_columns"] == 1
     assert manifest.figures["method"] == "mle"
-    assert {"rouge_2", "ibleu", "self_bleu", "source_overlap", "minus_nll"} <= manifest.figures["best_dev"].keys()
+    assert {"rouge_2", "ibleu", "self_bleu", "source_overlap", "minus_nll"} <= manifest.figures["kept_dev"].keys()
     assert not (folder / "mle" / "checkpoints").exists()
     assert Paraphraser.load(folder / "mle").max_length == 8
 
@@ -116,6 +117,26 @@ def test_rewards_start_from_a_generator(method: Any, folder: Path, pretrained: P
     assert all(0 <= entry["reward"] <= 1 for entry in rewarded)
     assert figures["dev_curve"][0]["step"] == 0, "what it began as is scored too"
     assert (folder / method / "matcher").is_dir() == (method == "rbm-irl")
+
+
+def test_the_weights_of_the_last_step_can_be_kept(folder: Path, pretrained: Path) -> None:
+    """A reward that moves a generator away from its targets is not seen where only their likeness decides."""
+    config = generator_config(
+        folder,
+        pretrained,
+        "last",
+        method="rl-rouge",
+        generator=folder / "mle",
+        select_by="last",
+        reinforce=ReinforceConfig(num_samples=2, max_length=8),
+        training=training(3),
+    )
+    figures = open_artifact(stage.run(config), stage="finetune paraphrase").figures
+    assert figures["kept_step"] == 3
+    assert figures["kept_dev"] == figures["dev_curve"][-1]
+    kept, started = Paraphraser.load(folder / "last").generator, Paraphraser.load(folder / "mle").generator
+    moved = [not torch.equal(a, b) for a, b in zip(kept.parameters(), started.parameters(), strict=True)]
+    assert any(moved)
 
 
 @pytest.mark.parametrize("method", ["scheduled-sampling", "rbm-irl"])
