@@ -34,7 +34,7 @@ from kg.artifact import read_manifest
 JUDGE_SEED = 100
 METHODS = ("mle", "scheduled-sampling", "dagger", "rl-rouge", "rbm-sl", "rbm-irl")
 RATES = {
-    "pointer-generator": {"targets": 1e-3, "imitation": 3e-4, "rewards": 3e-4},
+    "pointer-generator": {"targets": 1e-3, "imitation": 3e-4, "rewards": 1e-4},
     "transformer": {"targets": 3e-4, "imitation": 1e-4, "rewards": 3e-5},
 }
 PENALTY = 0.2
@@ -169,7 +169,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1100, help="of mle; imitation goes on for a fifth of them")
-    parser.add_argument("--reward-steps", type=int, default=200)
+    parser.add_argument("--reward-steps", type=int, default=100)
     parser.add_argument(
         "--matcher-steps", type=int, default=600, help="of the judge; a decomposable rewarding one has twice as many"
     )
