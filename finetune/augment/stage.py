@@ -71,6 +71,9 @@ class AugmentConfig:
     """Augment the first so many training examples and leave the rest out; 0 is all."""
     batch_size: int = 64
     """Masked texts a pass of the model."""
+    precision: str = "auto"
+    """Of its products: fp32, bf16, or auto: what is quicker here. Another rounding can exchange words that are nearly
+    equally likely, so fix it where machines must agree."""
     seed: int = 0
     """Of every drawing."""
 
@@ -92,15 +95,30 @@ def run(config: AugmentConfig) -> Path:
     with write_artifact(config, stage=STAGE, resumable=True) as writer:
         open_artifact(config.examples, stage=EXAMPLE_STAGES)
         examples = _with_links(config, writer)
-        augmenter = make_augmenter(config.method, config)
         parts = writer.path / PARTS
         parts.mkdir(exist_ok=True)
+        writer.figures["precision"] = precision = _settled_precision(config, parts)
+        augmenter = make_augmenter(config.method, replace(config, precision=precision))
         chunks = [examples[start : start + CHUNK] for start in range(0, len(examples), CHUNK)]
         for number, chunk in enumerate(track(chunks, "augmenting")):
             _write_part(parts / f"{number:06d}.jsonl", chunk, augmenter, config)
         writer.dropped.update(getattr(augmenter, "dropped", {}))  # where it says why; of the chunks made in this run
         _assemble(config, len(examples), len(chunks), writer)
     return config.output
+
+
+def _settled_precision(config: AugmentConfig, parts: Path) -> str:
+    """What `precision` says or measures, once for all chunks, so that a run that goes on rounds as the one before."""
+    import torch
+
+    from ernie.training import choose_precision
+
+    settled = parts / "precision"
+    if not settled.exists():
+        unfinished = settled.with_suffix(".tmp")
+        unfinished.write_text(choose_precision(config.precision, torch.device("cpu")).name, encoding="utf-8")
+        unfinished.rename(settled)
+    return settled.read_text(encoding="utf-8")
 
 
 def augmented(examples: Sequence[Example], augmenter: Augmenter, *, copies: int, seed: int) -> Iterator[Example]:
@@ -207,6 +225,8 @@ def _assemble(config: AugmentConfig, originals: int, num_parts: int, writer: Art
 
 
 def _check(config: AugmentConfig) -> None:
+    if config.precision not in ("auto", "fp32", "bf16"):
+        raise InputError(f"precision must be auto, fp32 or bf16, but is {config.precision!r}")
     if config.recipe and config.recipe not in RECIPES:
         raise InputError(f"recipe {config.recipe!r} is unknown; there are {', '.join(RECIPES)}")
     if not 0 < config.p <= 1:

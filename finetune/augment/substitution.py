@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ernie.training.precision import choose_precision
 from ernie.training.reproducibility import derived_seed
 from finetune.augment.neighbours import Neighbours, neighbours_from
 from finetune.augment.passages import Passage, Place, Rewriting
@@ -145,8 +146,17 @@ class MaskedLanguageModel:
     computed at the masked pieces alone.
     """
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, *, num_candidates: int, batch_size: int) -> None:
-        self.model, self.tokenizer = model.eval(), tokenizer
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        num_candidates: int,
+        batch_size: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """dtype: of the encoder's products; its head's are in fp32, or many words would be equally likely."""
+        self.model, self.tokenizer, self.dtype = model.eval(), tokenizer, dtype
         self.num_candidates, self.batch_size = num_candidates, batch_size
         self.window = (int(model.config.max_position_embeddings) - 3) // 2
         self.allowed = candidate_rows(tokenizer)
@@ -162,10 +172,11 @@ class MaskedLanguageModel:
             rows.append(self._row(encoded[text], start))
         order = sorted(range(len(rows)), key=lambda row: (-len(rows[row][0]), row))
         found: list[tuple[str, ...]] = [()] * len(rows)
-        for begin in range(0, len(order), self.batch_size):
-            chosen = order[begin : begin + self.batch_size]
-            for row, best in zip(chosen, self._best([rows[row] for row in chosen]), strict=True):
-                found[row] = best
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):  # weights are cast once
+            for begin in range(0, len(order), self.batch_size):
+                chosen = order[begin : begin + self.batch_size]
+                for row, best in zip(chosen, self._best([rows[row] for row in chosen]), strict=True):
+                    found[row] = best
         return found
 
     def _row(self, encoded: Any, start: int) -> tuple[list[int], int, int]:
@@ -188,8 +199,9 @@ class MaskedLanguageModel:
             mask[row, : len(pieces)] = 1
             types[row, second : len(pieces)] = 1
         states = self.model.bert(input_ids=ids, attention_mask=mask, token_type_ids=types).last_hidden_state
-        at = states[torch.arange(len(rows)), torch.tensor([place for _, place, _ in rows])]
-        logits = self.model.cls.predictions(at)[:, self.allowed]
+        at = states[torch.arange(len(rows)), torch.tensor([place for _, place, _ in rows])].float()
+        with torch.autocast("cpu", enabled=False):
+            logits = self.model.cls.predictions(at)[:, self.allowed]
         best = logits.topk(min(self.num_candidates, len(self.allowed)), dim=-1).indices
         return [tuple(self.names[column] for column in columns) for columns in best.tolist()]
 
@@ -218,7 +230,7 @@ def stop_words_of(language: str) -> frozenset[str]:
 def from_config(config: AugmentConfig) -> Substitution:
     """
     Raises:
-        InputError: a model without a masked-LM head, vectors that cannot be read, an unknown language.
+        InputError: a model without a masked-LM head, vectors that cannot be read, an unknown language or precision.
     """
     asks_model = config.candidates == "masked_lm"
     model, tokenizer = masked_lm(resolve_source(config.model), needs_head=asks_model)
@@ -230,7 +242,11 @@ def from_config(config: AugmentConfig) -> Substitution:
     vocabulary = _words(tokenizer.get_vocab())
     return Substitution(
         candidates_of=MaskedLanguageModel(
-            model, tokenizer, num_candidates=config.num_candidates, batch_size=config.batch_size
+            model,
+            tokenizer,
+            num_candidates=config.num_candidates,
+            batch_size=config.batch_size,
+            dtype=choose_precision(config.precision, torch.device("cpu")).dtype,
         ),
         neighbours=neighbours,
         is_piece=lambda word: asks_model and (word.lower() if lower else word) in vocabulary,

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel, BertTokenizer
 
+from ernie.training import Precision
 from finetune.augment import stage
 from finetune.augment.neighbours import Neighbours, read_glove
-from finetune.augment.passages import AUGMENTERS, Passage, Rewriting, check_rewriting
+from finetune.augment.passages import AUGMENTERS, Passage, Rewriting, check_rewriting, make_augmenter
 from finetune.augment.substitution import (
     MaskedLanguageModel,
     Slot,
@@ -59,7 +60,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _config(tmp_path: Path, model: Path, examples: Path, **changes) -> stage.AugmentConfig:
-    given = {"copies": 6, "num_candidates": 4, "p": 0.7}
+    given = {"copies": 6, "num_candidates": 4, "p": 0.7, "precision": "fp32"}
     return stage.AugmentConfig(output=tmp_path / "out", examples=examples, model=str(model), **{**given, **changes})
 
 
@@ -246,6 +247,44 @@ def test_an_interrupted_run_goes_on_behind_its_last_chunk(tmp_path, model, make_
     resumed = stage.run(config)
     assert calls == [False, False, True, False]
     assert (resumed / "train.jsonl").read_bytes() == (whole / "train.jsonl").read_bytes()
+
+
+def test_a_run_that_goes_on_keeps_the_precision_it_began_with(tmp_path, model, make_examples, monkeypatch):
+    """Measured again, it may be another one; then the first chunks would be rounded otherwise than the last."""
+    examples = make_examples(train=EXAMPLES, dev=EXAMPLES, test=EXAMPLES)
+    monkeypatch.setattr(stage, "CHUNK", 1)
+    measured = iter([Precision(name="bf16", reason="first"), Precision(name="fp32", reason="later")])
+    monkeypatch.setattr("ernie.training.choose_precision", lambda *_: next(measured))
+    asked: list[str] = []
+
+    def dying(method, config):
+        asked.append(config.precision)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        return make_augmenter(method, config)
+
+    monkeypatch.setattr(stage, "make_augmenter", dying)
+    config = _config(tmp_path, model, examples, precision="auto")
+    with pytest.raises(KeyboardInterrupt):
+        stage.run(config)
+    manifest = open_artifact(stage.run(config), stage="finetune augment")
+    assert asked == ["bf16", "bf16"]
+    assert manifest.figures["precision"] == "bf16"
+    with pytest.raises(InputError, match="precision must be auto, fp32 or bf16"):
+        stage.run(_config(tmp_path / "b", model, examples, precision="fp64"))
+
+
+@pytest.mark.parity
+def test_in_bf16_nearly_the_same_words_come(model):
+    """The head stays in fp32: in bf16 its logits would tie, and the rows of the vocabulary decide."""
+    masked, tokenizer = BertForMaskedLM.from_pretrained(model).eval(), BertTokenizer.from_pretrained(model)
+    sizes = {"num_candidates": 4, "batch_size": 4}
+    places = [("old dog runs", (4, 7)), ("the cat sleeps the old house river", (4, 7)), ("bird", (0, 4))] * 3
+    wide = MaskedLanguageModel(masked, tokenizer, **sizes)(places)
+    narrow = MaskedLanguageModel(masked, tokenizer, **sizes, dtype=torch.bfloat16)(places)
+    shared = [len(set(a) & set(b)) for a, b in zip(wide, narrow)]
+    assert min(shared) >= 3
+    assert masked.cls.predictions.decoder.weight.dtype == torch.float32
 
 
 def test_a_model_without_a_trained_head_is_refused(tmp_path, make_examples):
