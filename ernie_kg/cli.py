@@ -148,7 +148,8 @@ def stage_command(name: str, stage: Stage, words: list[str]) -> int:
     folder = stage.run(config)
     from kg.artifact import read_manifest
 
-    print(f"{folder}: {read_manifest(folder).data['headline']}")
+    if os.environ.get("RANK", "0") == "0":  # a launcher starts several of us for one artifact
+        print(f"{folder}: {read_manifest(folder).data['headline']}")
     return 0
 
 

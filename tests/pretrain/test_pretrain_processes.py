@@ -24,8 +24,8 @@ TOLERANCE = 1e-10
 gradient by its own size, which magnifies that where a gradient is nearly 0."""
 
 
-def in_two_processes(*command: str, timeout: int = 300) -> None:
-    """Runs the command twice at once, as a launcher would."""
+def in_two_processes(*command: str, timeout: int = 300) -> list[str]:
+    """Runs the command twice at once, as a launcher would; what each printed."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -45,6 +45,7 @@ def in_two_processes(*command: str, timeout: int = 300) -> None:
     ]
     printed = [process.communicate(timeout=timeout)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0], "\n".join(printed)
+    return printed
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +108,13 @@ def test_one_process_goes_on_from_a_checkpoint_of_two(script, folders, outcomes,
 
 
 def test_the_stage_runs_under_a_launcher(folders, tmp_path):
-    """The command line itself, twice at once: one artifact, written once."""
+    """The command line itself, twice at once: one artifact, written and told of once."""
     base, instances, vectors = folders
     words = ["pretrain", "run", "--instances", instances, "--vectors", vectors, "--base", base]
     words += ["--output", str(tmp_path / "model"), "--training.max_steps", "3", "--training.batch_size", "4"]
     words += ["--training.precision", "fp32", "--heldout_instances", "8", "--tracker", "none"]
-    in_two_processes(sys.executable, "-m", "ernie_kg.cli", *words)
+    printed = in_two_processes(sys.executable, "-m", "ernie_kg.cli", *words)
     manifest = open_artifact(tmp_path / "model", stage="pretrain run")
     assert manifest.counts["steps"] == 3
+    assert [manifest.data["headline"] in lines for lines in printed] == [True, False]
     assert not (tmp_path / "model.partial").exists()
