@@ -49,3 +49,20 @@ def test_a_dry_run_needs_nothing_that_earlier_steps_make(name: str, tmp_path: Pa
     assert shown.count("would be written") == len(load_road(CONFIGS / name))
     assert "from an earlier step" in shown
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["finetuning/fb15k237.yaml", "finetuning/wordnet.yaml"])
+def test_relations_that_are_compared_stay_out_of_the_vectors(name: str) -> None:
+    """`finetune compare` refuses vectors that know what its examples ask for, hours after the road began."""
+    steps = {step.config.output: step for step in load_road(CONFIGS / name)}
+    compared = [step.config for step in steps.values() if step.command == "finetune compare"]
+    asked = {
+        config.examples  # type: ignore[attr-defined]
+        for config in compared
+        for examples in [steps[config.examples].config]  # type: ignore[attr-defined]
+        if {getattr(examples, "format", ""), getattr(examples, "task", "")} & {"fewrel", "semeval2010", "relations"}
+    }
+    assert asked
+    for config in compared:
+        left_out = steps[config.vectors].config.leave_out  # type: ignore[attr-defined]
+        assert asked <= set(left_out)
