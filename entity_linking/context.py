@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Iterable
+from itertools import islice, pairwise
 
 import numpy as np
 
@@ -19,13 +20,13 @@ NUM_BINS = 1 << HASH_BITS
 LAST_BIN, ONE = np.uint64(NUM_BINS - 1), np.uint64(1)
 BLOCK_TOKENS = 48
 """A mention's surroundings are its block of that many tokens and the two beside it."""
-MAX_NEIGHBOURS = 10
-"""Labels of neighbours in the graph that join an entity's words."""
+MAX_NEIGHBOURS, MAX_RELATED = 10, 25
+"""Neighbours in the graph whose labels join an entity's own words, and whose descriptions are its related ones."""
 ENTITIES_AT_ONCE = 20_000
 
 
 class ContextWords:
-    """The words of every entity: description and labels of its neighbours, hashed to `NUM_BINS`.
+    """The words that go with every entity, hashed to `NUM_BINS`.
 
     bins: int32 (num_words,): the words, entity by entity, each once. bounds: int64 (num_entities + 2,): entity row e
     has bins[bounds[e]] to bins[bounds[e + 1]], row 0 none. idf_squared: float64 (NUM_BINS,), 0 for function words.
@@ -52,16 +53,32 @@ class ContextWords:
 
     @classmethod
     def from_graph(cls, graph: KnowledgeGraph) -> ContextWords:
-        """Reads descriptions and the labels of up to `MAX_NEIGHBOURS` neighbours of each entity."""
-        texts = ["", *graph.entities["description"].to_pylist()]
-        for row, neighbours in enumerate(_neighbours(graph)):
-            texts[row] += " . " + " . ".join(graph.labels[n] for n in neighbours)
-        keys = []
-        for low in range(0, len(texts), ENTITIES_AT_ONCE):
-            tokens = tokenise(texts[low : low + ENTITIES_AT_ONCE])
+        """An entity's own words: its description and the labels of up to `MAX_NEIGHBOURS` neighbours."""
+        descriptions = ["", *graph.entities["description"].to_pylist()]
+        return cls.of_texts(
+            f"{descriptions[row]} . {' . '.join(graph.labels[n] for n in neighbours)}"
+            for row, neighbours in enumerate(_neighbours(graph, MAX_NEIGHBOURS))
+        )
+
+    @classmethod
+    def of_neighbours(cls, graph: KnowledgeGraph) -> ContextWords:
+        """The descriptions of up to `MAX_RELATED` neighbours of an entity (extended gloss overlaps: Banerjee & Pedersen
+        2003)."""
+        descriptions = ["", *graph.entities["description"].to_pylist()]
+        return cls.of_texts(
+            " . ".join(descriptions[n] for n in neighbours) for neighbours in _neighbours(graph, MAX_RELATED)
+        )
+
+    @classmethod
+    def of_texts(cls, texts: Iterable[str]) -> ContextWords:
+        """The words of a text for each row from 0 on; row 0 is no entity."""
+        rest, keys, done = iter(texts), [], 0
+        while part := list(islice(rest, ENTITIES_AT_ONCE)):
+            tokens = tokenise(part)
             words = tokens.has(IS_WORD)
-            keys.append((tokens.document[words].astype(np.int64) + low) * NUM_BINS + word_bins(tokens.hash[words]))
-        return cls.of_keys(np.unique(np.concatenate(keys)), num_entities=graph.num_entities)
+            keys.append((tokens.document[words].astype(np.int64) + done) * NUM_BINS + word_bins(tokens.hash[words]))
+            done += len(part)
+        return cls.of_keys(np.unique(np.concatenate(keys)), num_entities=done - 1)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The constructor's arguments, by name."""
@@ -143,13 +160,13 @@ def word_bins(hashes: Hashes) -> Ints:
     return (hashes & LAST_BIN).astype(np.int64)
 
 
-def _neighbours(graph: KnowledgeGraph) -> list[list[int]]:
-    """For each row, up to `MAX_NEIGHBOURS` rows beside it: tails of its own triples first, then heads."""
+def _neighbours(graph: KnowledgeGraph, most: int) -> list[list[int]]:
+    """For each row, up to `most` rows beside it: tails of its own triples first, then heads."""
     heads, tails = graph.triples[:, 0].astype(np.int64), graph.triples[:, 2].astype(np.int64)
     row, other = np.concatenate((heads, tails)), np.concatenate((tails, heads))
     order = np.argsort(row, kind="stable")
     row, other = row[order], other[order]
-    kept = np.arange(len(row)) - np.searchsorted(row, row) < MAX_NEIGHBOURS
+    kept = np.arange(len(row)) - np.searchsorted(row, row) < most
     bounds = np.searchsorted(row[kept], np.arange(graph.num_entities + 2))
     listed = other[kept].tolist()
     return [listed[low:high] for low, high in pairwise(bounds.tolist())]

@@ -65,6 +65,8 @@ def save_linker(
         arrays |= {f"translation_{name}": values for name, values in reranker.translation.arrays().items()}
     if reranker.context is not None:
         arrays |= {f"context_{name}": values for name, values in reranker.context.arrays().items()}
+    if reranker.related is not None:
+        arrays |= {f"related_{name}": values for name, values in reranker.related.arrays().items()}
     if reranker.topics is not None:
         arrays |= {f"topics_{name}": values for name, values in reranker.topics.arrays().items()}
     if reranker.edges is not None:
@@ -113,7 +115,9 @@ def read_linker(folder: Path) -> EntityLinker:
     arrays = {path.stem: np.load(path, mmap_mode="c").view(np.ndarray) for path in (folder / ARRAYS).glob("*.npy")}
     entities = pq.read_table(folder / ENTITIES)
     coherence = Coherence(arrays["vectors"], window=settings["window"]) if "vectors" in arrays else None
-    words, topics, edges, moved = (_named(arrays, of) for of in ("context_", "topics_", "edges_", "translation_"))
+    words, related, topics, edges, moved = (
+        _named(arrays, of) for of in ("context_", "related_", "topics_", "edges_", "translation_")
+    )
     if moved:
         moved |= {"directions": arrays["vectors"], "reach": float(moved["reach"]), "window": settings["window"]}
     linker = EntityLinker(
@@ -133,6 +137,7 @@ def read_linker(folder: Path) -> EntityLinker:
             coherence=coherence,
             translation=Translation(**moved) if moved else None,
             context=ContextWords(**words) if words else None,
+            related=ContextWords(**related) if related else None,
             topics=Topics(**topics) if topics else None,
             edges=Edges(**edges) if edges else None,
         ),

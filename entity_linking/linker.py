@@ -122,6 +122,7 @@ class EntityLinker:
         Raises:
             InputError: a folder is no such artifact, or the vectors are another graph's.
         """
+        weights = weights or LinkWeights()
         loaded = KnowledgeGraph.load(graph)
         table = AliasTable.from_aliases(alias_strings(loaded)[0], numbers=numbers, plurals=plurals, cjk=cjk)
         coherence, translation = _in_space(Path(vectors), loaded, window=window) if vectors else (None, None)
@@ -130,11 +131,12 @@ class EntityLinker:
             detector=AliasMatcher(table),
             candidates=candidates,
             reranker=Reranker(
-                weights=weights or LinkWeights(),
+                weights=weights,
                 degree=degrees(loaded),
                 coherence=coherence,
                 translation=translation,
                 context=ContextWords.from_graph(loaded) if vectors else None,
+                related=ContextWords.of_neighbours(loaded) if vectors and weights.related else None,
                 topics=Topics.from_graph(loaded, candidates.entity, candidates.prior) if vectors else None,
                 edges=Edges.from_graph(loaded) if vectors else None,
             ),

@@ -64,6 +64,7 @@ class Reranker:
         coherence: Coherence | None = None,
         translation: Translation | None = None,
         context: ContextWords | None = None,
+        related: ContextWords | None = None,
         topics: Topics | None = None,
         edges: Edges | None = None,
         encoder: Similarity | None = None,
@@ -75,6 +76,7 @@ class Reranker:
         self.coherence = coherence
         self.translation = translation
         self.context = context
+        self.related = related
         self.topics = topics
         self.edges = edges
         self.encoder = encoder
@@ -121,6 +123,8 @@ class Reranker:
             terms["translation"] = over_text(mentions, candidates, self.translation.score(mentions, candidates))
         if weights.context and self.context is not None:
             terms["context"] = over_text(mentions, candidates, self.context.score(mentions, candidates))
+        if weights.related and self.related is not None:
+            terms["related"] = over_text(mentions, candidates, self.related.score(mentions, candidates))
         if weights.topic and self.topics is not None:
             terms["topic"] = self.topics.score(mentions, candidates)
         if weights.edges and self.edges is not None:

@@ -130,13 +130,16 @@ def run(config: LinkTrainConfig) -> Path:
     from entity_linking.folder import save_linker
     from entity_linking.linker import EntityLinker
     from entity_linking.teaching import learn, take_priors
+    from entity_linking.training import EVERY_TERM
     from kg.graph import KnowledgeGraph
 
+    begun_with = EVERY_TERM if config.gold is not None and config.fit == "all" else config.weights
+    weights = replace(begun_with, **dict.fromkeys(config.without, 0.0))
     with write_artifact(config, stage=STAGE) as writer:
         linker = EntityLinker.from_artifacts(
             config.graph,
             config.vectors,
-            weights=replace(config.weights, **dict.fromkeys(config.without, 0.0)),
+            weights=weights,
             min_score=config.min_score,
             max_candidates=config.max_candidates,
             window=config.window,

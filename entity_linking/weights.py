@@ -22,6 +22,8 @@ class LinkWeights:
     """Of the prior mass of neighbours' entities near by one relation, 0 upwards, mean over the text's mentions."""
     context: float = 0.7
     """Of the root of the overlap of description and surroundings, 0 upwards, mean over the text's mentions."""
+    related: float = 0.0
+    """Of the root of the overlap of the neighbours' descriptions and the surroundings, 0 upwards, mean as above."""
     topic: float = 0.5
     """Of the log ratio of the entity's type in the whole text to its type among the graph's names."""
     edges: float = 0.4

@@ -13,6 +13,7 @@ import pytest
 from entity_linking import fit_priors, self_labels, train
 from entity_linking.annotate import LinkConfig, read_linked
 from entity_linking.annotate import run as run_link
+from entity_linking.context import ContextWords
 from entity_linking.folder import save_held_out, score_for_precision
 from entity_linking.gold import GoldDocument
 from entity_linking.linker import EntityLinker
@@ -24,6 +25,7 @@ from entity_linking.train import LinkTrainConfig
 from entity_linking.training import gold_batches, gold_examples, link_counts
 from kg.artifact import open_artifact, write_artifact
 from kg.errors import InputError
+from kg.graph import KnowledgeGraph
 
 
 @dataclass(frozen=True)
@@ -224,15 +226,29 @@ def test_how_a_name_is_written_tells_how_likely_it_is_one(world, tmp_path):
 
 def test_terms_left_out_get_no_weight_and_cost_nothing(bank_world, tmp_path):
     """A term switched off for its cost must not come back by training, nor be worked out at all."""
-    train.run(config_of(bank_world, output=tmp_path / "linker", without=("context", "edges")))
+    train.run(config_of(bank_world, output=tmp_path / "linker", without=("context", "edges", "related")))
     opened = EntityLinker.from_pretrained(tmp_path / "linker")
+    assert opened.reranker.related is None
     assert opened.reranker.weights.context == opened.reranker.weights.edges == 0.0
     assert opened.reranker.weights.coherence != 0.0
     terms = opened.explain("See the bank and the money here.")[0].candidates[0].terms
     assert {"coherence", "prior"} <= terms.keys()
-    assert not {"context", "edges"} & terms.keys()
+    assert not {"context", "edges", "related"} & terms.keys()
     with pytest.raises(InputError, match=r"without names \['colour', 'prior'\]; expected terms out of popularity"):
         config_of(bank_world, without=("colour", "prior", "edges"))
+
+
+def test_related_words_are_read_for_training_alone(bank_world, tmp_path):
+    """By default the term has no weight, so that its words need neither time nor memory; training tries every term."""
+    plain = EntityLinker.from_artifacts(bank_world / "graph", bank_world / "vectors")
+    assert plain.reranker.related is None
+    train.run(config_of(bank_world, output=tmp_path / "linker"))
+    opened = EntityLinker.from_pretrained(tmp_path / "linker")
+    kept = opened.reranker.related
+    built = ContextWords.of_neighbours(KnowledgeGraph.load(bank_world / "graph"))
+    assert kept is not None
+    for name, values in built.arrays().items():
+        np.testing.assert_array_equal(kept.arrays()[name], values)
 
 
 def test_only_none_of_them_is_learnt_where_ranking_stays(bank_world, tmp_path):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from entity_linking.alias_table import AliasTable
 from entity_linking.candidates import CandidateTable
 from entity_linking.coherence import Coherence, unit_vectors
-from entity_linking.context import ContextWords
+from entity_linking.context import ContextWords, word_bins
 from entity_linking.encoder import EncoderSimilarity, entity_texts
 from entity_linking.evaluation import candidate_recall, in_kb_scores
 from entity_linking.linker import EntityLinker, batches, degrees, named_rows
@@ -21,6 +21,7 @@ from entity_linking.matcher import AliasMatcher, alias_strings
 from entity_linking.mentions import GivenSpans
 from entity_linking.records import Link
 from entity_linking.rerank import Reranker, over_text, softmax_with_nil
+from entity_linking.tokens import IS_WORD, tokenise
 from entity_linking.weights import LinkWeights
 from kg.graph import KnowledgeGraph
 
@@ -88,6 +89,7 @@ def linker(*, vectors: bool = True, min_score: float = 0.3, **weights: float) ->
             degree=degrees(kg),
             coherence=Coherence.of_vectors(VECTORS) if vectors else None,
             context=ContextWords.from_graph(kg) if vectors else None,
+            related=ContextWords.of_neighbours(kg) if vectors else None,
         ),
         entities=named_rows(kg.entities["id"]),
         labels=named_rows(kg.entities["label"]),
@@ -112,6 +114,34 @@ def test_context_words_overrule_the_prior() -> None:
     text = "they sat on the bank beside the body of water"
     assert entities_in(linker(context=0.0), text)["bank"] == "bank_money"
     assert entities_in(linker(context=1.0), text)["bank"] == "bank_river"
+
+
+def test_what_is_said_of_neighbours_overrules_the_prior() -> None:
+    """Words of the neighbours' descriptions alone: in their labels, or in one's own description, they do not stand."""
+    text = "Paris went to the queen of Sparta"
+    assert entities_in(linker(), text)["Paris"] == "paris_city"
+    assert entities_in(linker(related=5.0), text)["Paris"] == "paris_troy"
+    assert "related" not in linker().explain(text)[0].candidates[0].terms
+
+
+def test_related_words_are_those_of_a_few_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the descriptions themselves; an entity of a million neighbours must not take its words from all."""
+    kg = graph()
+    paris, alone = 3, 7
+
+    def words(of: ContextWords, row: int) -> set[int]:
+        return set(of.bins[of.bounds[row] : of.bounds[row + 1]].tolist())
+
+    def hashed(*descriptions: str) -> set[int]:
+        tokens = tokenise(descriptions)
+        return set(word_bins(tokens.hash[tokens.has(IS_WORD)]).tolist())
+
+    every = ContextWords.of_neighbours(kg)
+    assert words(every, paris) == hashed(ENTITIES[5][2], ENTITIES[4][2])
+    assert words(every, alone) == words(every, 0) == set()
+    monkeypatch.setattr("entity_linking.context.MAX_RELATED", 1)
+    monkeypatch.setattr("entity_linking.context.ENTITIES_AT_ONCE", 2)
+    assert words(ContextWords.of_neighbours(kg), paris) == hashed(ENTITIES[5][2])
 
 
 def test_case_chooses_between_a_name_and_a_word() -> None:
