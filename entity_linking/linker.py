@@ -115,7 +115,7 @@ class EntityLinker:
     ) -> EntityLinker:
         """A linker of a `kg build` artifact and, for coherence, a `kg embed` artifact of the same graph.
 
-        vectors: None leaves out coherence, context, topic and edges: prior, popularity and case decide. window:
+        vectors: None leaves out all that looks at the text around: prior, popularity and case decide. window:
         neighbours on each side that coherence looks at. numbers, plurals, cjk: as in `AliasMatcher.from_graph`.
         uniform: takes no notice of the graph's priors.
 

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Literal
 
@@ -110,12 +111,13 @@ def prepare_units(units: Sequence[Unit], recipe: Recipe, folder: Path, *, proces
     """Prepares every unit; yields, in the units' order, the highest memory of the process that did it so far, in bytes.
 
     A lone unit is prepared here, several in processes of their own: one that never loads torch and transformers needs
-    less than half the memory.
+    less than half the memory. A worker of a pool may start none, and does all itself.
     """
-    if len(units) == 1:
+    if len(units) == 1 or current_process().daemon:
         reading = read_with(recipe)
-        prepare_unit(units[0], recipe, reading, folder)
-        yield peak_memory_bytes()
+        for unit in units:
+            prepare_unit(unit, recipe, reading, folder)
+            yield peak_memory_bytes()
         return
     with worker_pool(processes, _open_worker, recipe, folder) as pool:
         yield from pool.map(_prepare_in_worker, units)

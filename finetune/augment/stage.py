@@ -97,8 +97,10 @@ def run(config: AugmentConfig) -> Path:
         examples = _with_links(config, writer)
         parts = writer.path / PARTS
         parts.mkdir(exist_ok=True)
-        writer.figures["precision"] = precision = _settled_precision(config, parts)
-        augmenter = make_augmenter(config.method, replace(config, precision=precision))
+        if config.method == "substitution":
+            config = replace(config, precision=_settled_precision(config.precision, parts))
+            writer.figures["precision"] = config.precision
+        augmenter = make_augmenter(config.method, config)
         chunks = [examples[start : start + CHUNK] for start in range(0, len(examples), CHUNK)]
         for number, chunk in enumerate(track(chunks, "augmenting")):
             _write_part(parts / f"{number:06d}.jsonl", chunk, augmenter, config)
@@ -107,8 +109,8 @@ def run(config: AugmentConfig) -> Path:
     return config.output
 
 
-def _settled_precision(config: AugmentConfig, parts: Path) -> str:
-    """What `precision` says or measures, once for all chunks, so that a run that goes on rounds as the one before."""
+def _settled_precision(asked: str, parts: Path) -> str:
+    """What was asked for or measured, once for all chunks, so that a run that goes on rounds as the one before."""
     import torch
 
     from ernie.training import choose_precision
@@ -116,7 +118,7 @@ def _settled_precision(config: AugmentConfig, parts: Path) -> str:
     settled = parts / "precision"
     if not settled.exists():
         unfinished = settled.with_suffix(".tmp")
-        unfinished.write_text(choose_precision(config.precision, torch.device("cpu")).name, encoding="utf-8")
+        unfinished.write_text(choose_precision(asked, torch.device("cpu")).name, encoding="utf-8")
         unfinished.rename(settled)
     return settled.read_text(encoding="utf-8")
 

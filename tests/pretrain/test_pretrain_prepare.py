@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -128,6 +129,15 @@ def test_several_shards_are_prepared_in_another_process(world, several, tmp_path
     ballast = np.ones(50_000_000)
     manifest = prepare(world, tmp_path / "prepared", linked=several)
     assert 0 < manifest.figures["worker_memory_bytes"] < peak_memory_bytes() - ballast.nbytes
+
+
+def test_a_worker_of_a_pool_prepares_all_by_itself(world, several, tmp_path):
+    """Such a process, of a launcher say, may start none of its own."""
+    prepare(world, tmp_path / "straight", linked=several)
+    given = {"linked": several, "vectors": world.vectors, "tokenizer": str(world.base), "max_length": 32}
+    with get_context("spawn").Pool(1) as pool:
+        pool.apply(run, (PrepareConfig(**given, output=tmp_path / "pooled"),))
+    assert files_of(tmp_path / "pooled") == files_of(tmp_path / "straight")
 
 
 @pytest.mark.faults
