@@ -334,13 +334,13 @@ def _score_dev(config: ParaphraseConfig, task: _Task) -> dict[str, float]:
 
 
 def _record(config: ParaphraseConfig, writer: ArtifactWriter, result: TrainingResult) -> None:
-    kept_step = result.evaluations[-1]["step"] if config.select_by == LAST else result.best_step
-    kept = next(entry for entry in result.evaluations if entry["step"] == kept_step)
+    best = [entry for entry in result.evaluations if entry["step"] == result.best_step]
+    kept = best[0] if best else result.evaluations[-1]
     writer.figures |= {
         "method": config.method,
         "history": result.history,
         "dev_curve": result.evaluations,
-        "kept_step": kept_step,
+        "kept_step": kept["step"],
         "kept_dev": kept,
         "steps": result.steps,
         "stopped_by": result.stopped_by,
