@@ -72,7 +72,7 @@ def read_linked_documents(linked: Path | None, examples: Sequence[Example]) -> d
 EXAMPLE_STAGES = ("finetune examples", "finetune import", "finetune augment")
 """What writes a folder of task examples."""
 TASK_DESCRIPTION = "task.json"
-"""Beside imported examples: `task` and `scorer`, as their format has them."""
+"""Beside the examples: the `task` they are for and, where their format has one of its own, the `scorer`."""
 
 
 def load_examples(folder: Path, split: Split, *, may_be_empty: bool = False) -> list[Example]:
@@ -97,7 +97,7 @@ def load_labels(folder: Path) -> list[str]:
 
 
 def described_task(folder: Path) -> dict[str, str]:
-    """`task` and `scorer` of imported examples; empty for examples made from a graph, whose task the user names."""
+    """`task` and `scorer` of a folder of examples; empty for one of an older release, whose task the user names."""
     path = Path(folder) / TASK_DESCRIPTION
     return orjson.loads(path.read_bytes()) if path.is_file() else {}
 

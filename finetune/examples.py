@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import orjson
 
@@ -16,7 +16,7 @@ from finetune.builders.drafts import Draft
 from finetune.builders.relations import NO_RELATION, relation_drafts
 from finetune.builders.topics import topic_drafts
 from finetune.builders.types import type_drafts
-from finetune.data import SPLITS, labels_of
+from finetune.data import SPLITS, TASK_DESCRIPTION, labels_of
 from finetune.tasks.schema import write_examples
 from kg.artifact import ArtifactWriter, write_artifact
 from kg.errors import InputError
@@ -70,7 +70,7 @@ class ExamplesConfig:
 
 
 def run(config: ExamplesConfig) -> Path:
-    """Writes train.jsonl, dev.jsonl, test.jsonl, labels.json and facts.tsv.
+    """Writes train.jsonl, dev.jsonl, test.jsonl, labels.json, task.json and facts.tsv.
 
     facts.tsv holds the facts dev and test ask for (`head<TAB>relation<TAB>tail`), to be left out of the graph before
     its entities are embedded; it is empty for tasks that ask for no fact.
@@ -83,13 +83,13 @@ def run(config: ExamplesConfig) -> Path:
     with write_artifact(config, stage=STAGE) as writer:
         drafts = build(config, writer.dropped)
         check_usable(drafts, writer.dropped, config)
-        _write(drafts, writer)
+        _write(drafts, BUILDERS[config.task].task, writer)
     return config.output
 
 
 def build(config: ExamplesConfig, dropped: Counter[str]) -> list[Draft]:
     """The drafts of a config: built, capped, kept apart, rare labels left out."""
-    drafts = list(BUILDERS[config.task](config, dropped))
+    drafts = list(BUILDERS[config.task].drafts(config, dropped))
     related = [draft for draft in drafts if draft.example.label != NO_RELATION]
     related = steps.capped(
         related, _fact, config.max_per_fact, seed=config.seed, dropped=dropped, reason="over_max_per_fact"
@@ -171,12 +171,19 @@ def _from_types(config: ExamplesConfig, dropped: Counter[str]) -> Iterator[Draft
     )
 
 
-BUILDERS: dict[str, Callable[[ExamplesConfig, Counter[str]], Iterator[Draft]]] = {
-    "topics": _from_topics,
-    "relations": _from_relations,
-    "types": _from_types,
+class Builder(NamedTuple):
+    """A way of making examples: the task of `finetune.tasks.TASKS` they are for, and what yields their drafts."""
+
+    task: str
+    drafts: Callable[[ExamplesConfig, Counter[str]], Iterator[Draft]]
+
+
+BUILDERS = {
+    "topics": Builder("entity_typing", _from_topics),
+    "relations": Builder("relation_classification", _from_relations),
+    "types": Builder("entity_typing", _from_types),
 }
-"""Tasks by name; each yields drafts and counts what it leaves out."""
+"""By the config's `task`; each yields drafts and counts what it leaves out."""
 
 
 def _documents(config: ExamplesConfig, dropped: Counter[str]):
@@ -214,12 +221,13 @@ def _fact(draft: Draft) -> str | None:
     return f"{draft.fact.head}\t{draft.fact.relation}\t{draft.fact.tail}" if draft.fact else None
 
 
-def _write(drafts: Sequence[Draft], writer: ArtifactWriter) -> None:
+def _write(drafts: Sequence[Draft], task: str, writer: ArtifactWriter) -> None:
     for split in SPLITS:
         chosen = [draft.example for draft in drafts if draft.split == split]
         writer.counts[split] = write_examples(writer.path / f"{split}.jsonl", chosen)
     per_label = Counter(name for draft in drafts for name in labels_of(draft.example))
     (writer.path / "labels.json").write_bytes(orjson.dumps(sorted(per_label), option=orjson.OPT_INDENT_2))
+    (writer.path / TASK_DESCRIPTION).write_bytes(orjson.dumps({"task": task}))
     facts = {draft.fact for draft in drafts if draft.fact is not None and draft.split != "train"}
     lines = sorted(f"{fact.head}\t{fact.relation}\t{fact.tail}\n" for fact in facts)
     (writer.path / "facts.tsv").write_text("".join(lines), encoding="utf-8")

@@ -24,7 +24,7 @@ class FinetuneConfig:
     output: Path
     """Folder to write."""
     task: str = ""
-    """A key of finetune.tasks.TASKS; empty: the one that imported examples are for."""
+    """A key of finetune.tasks.TASKS; empty: the one that the examples are for."""
     examples: Path
     """Artifact of `finetune examples` or `finetune import`."""
     model: Path

@@ -20,7 +20,7 @@ from finetune.builders.drafts import Draft, Window, window_around
 from finetune.builders.relations import NO_RELATION, RelationTable, relation_drafts, sentence_windows
 from finetune.builders.topics import find_title, topic_drafts
 from finetune.builders.types import type_drafts
-from finetune.data import load_examples
+from finetune.data import described_task, load_examples
 from finetune.examples import ExamplesConfig, run
 from finetune.tasks.schema import Example
 from kg.artifact import open_artifact
@@ -267,6 +267,7 @@ def test_the_stage_writes_splits_labels_and_facts(tmp_path: Path):
     manifest = open_artifact(folder, stage="finetune examples")
     assert json.loads((folder / "labels.json").read_text()) == ["art", "law"]
     assert (folder / "facts.tsv").read_text() == ""
+    assert described_task(folder) == {"task": "entity_typing"}
     total = 0
     for split in ("train", "dev", "test"):
         examples = load_examples(folder, split)
