@@ -33,8 +33,10 @@ from kg.graph import KnowledgeGraph
 
 REASONS = ("", "part_of_character", "not_capitalised", "not_in_capitals", "function_word", "inside_compound", "overlap")
 """Why a span that reads like an alias is no mention; 0 = it is one."""
-ALLOWED = 0
-OVERLAP = REASONS.index("overlap")
+ALLOWED, PART_OF_CHARACTER, NOT_CAPITALISED, NOT_IN_CAPITALS, FUNCTION_WORD, INSIDE_COMPOUND, OVERLAP = range(7)
+
+_LONGER_BIT, _PLACE, _YES = np.uint32(31), np.uint32(2**31 - 1), np.uint32(1)
+_MOST = np.uint64(MAX_TOKENS)
 
 
 class AliasMatcher:
@@ -89,34 +91,33 @@ def _match(
 
     A start that an earlier mention covers is tried all the same, so that what is counted depends on the text alone.
     """
-    count, free = 0, 0
-    places = np.empty(len(hashes), np.int32)
-    for first in places[: _may_begin(hashes, starts, chains, places)]:
+    count, free, num_tokens = np.uint64(0), np.uint64(0), np.uint64(len(hashes))
+    places, founds = np.empty(len(hashes), np.uint32), np.empty(len(hashes), np.int32)
+    num_places = _may_begin(hashes, starts, chains, places)
+    num_places = _worth_a_look(hashes, flags, slots, keys, key_capitals, num_places, places, founds, reasons)
+    for n in range(num_places):
+        first, found = np.uint64(places[n]), founds[n]
+        size, key, upper, beyond = np.uint64(0), NOT_A_PREFIX, 0, first
         chained = hashes[first]
-        if flags[first] & WHOLE_START == 0 or chained == EMPTY:
-            continue
-        size, key, upper, length = 0, NOT_A_PREFIX, 0, 1
-        while True:
-            found = find(slots, keys, chained)
-            if found == NOT_A_PREFIX:
-                break
-            upper += 1 if flags[first + length - 1] & HAS_UPPER else 0
+        while found != NOT_A_PREFIX:
+            upper += 1 if flags[beyond] & HAS_UPPER else 0
+            beyond += ONE
             if found >= 0:
-                reason = _refusal(lengths, flags, first, length, upper, key_capitals[found], key_flags[found])
+                capitals, spelling = key_capitals[np.uint32(found)], key_flags[np.uint32(found)]
+                reason = _refusal(lengths, flags, first, beyond, upper, capitals, spelling)
                 if reason == ALLOWED:
-                    size, key = length, found
+                    size, key = beyond - first, found
                 else:
                     reasons[reason] += 1
-            beyond = first + length
-            if length == MAX_TOKENS or beyond == len(hashes) or flags[beyond] & BREAK or hashes[beyond] == EMPTY:
+            if beyond - first == _MOST or beyond == num_tokens or flags[beyond] & BREAK or hashes[beyond] == EMPTY:
                 break
             chained = mix(chained * STEP + hashes[beyond])
             if may_go_on(chains, chained) == EMPTY:
                 break
-            length += 1
+            found = find(slots, keys, chained)
         if size and first >= free:
             out_first[count], out_num[count], out_key[count] = first, size, key
-            count, free = count + 1, first + size
+            count, free = count + ONE, first + size
         elif size:
             reasons[OVERLAP] += 1
     return count
@@ -126,36 +127,58 @@ def _match(
 def _may_begin(hashes, starts, chains, places):
     """Writes the tokens that an alias may begin with by the filters, and returns how many.
 
-    No branch depends on the text: a processor guesses wrong at half of those that would.
+    The highest bit is set where a longer alias may. No branch depends on the text: a processor guesses wrong at half of
+    those that would.
     """
-    count, last = 0, len(hashes) - 1
+    count, last = np.uint64(0), len(hashes) - 1
     for first in range(last):
         kind = starts_of(starts, hashes[first])
-        pair = may_go_on(chains, mix(hashes[first] * STEP + hashes[first + 1]))
-        places[count] = first
-        count += np.int64(kind & WHOLE | kind >> ONE & pair)
+        longer = kind >> ONE & may_go_on(chains, mix(hashes[first] * STEP + hashes[first + 1]))
+        places[count] = np.uint32(first) | np.uint32(longer) << _LONGER_BIT
+        count += kind & WHOLE | longer
     if last >= 0:
         places[count] = last
-        count += np.int64(starts_of(starts, hashes[last]) & WHOLE)
+        count += starts_of(starts, hashes[last]) & WHOLE
     return count
 
 
+@kernel()
+def _worth_a_look(hashes, flags, slots, keys, key_capitals, num_places, places, founds, reasons):
+    """Keeps the places where more can begin than a name written small; writes what each token is alone.
+
+    Most of what the filters let through are common words that some title is made of: counted here, without a branch.
+    """
+    kept, small = np.uint64(0), 0
+    for n in range(num_places):
+        first, longer = places[n] & _PLACE, places[n] >> _LONGER_BIT
+        found, of = find(slots, keys, hashes[first]), flags[first]
+        whole_start, whole_end = np.uint32(of & WHOLE_START != 0), np.uint32(of & WHOLE_END != 0)
+        known = np.uint32(found >= 0) & whole_start
+        asked = key_capitals[np.uint32(max(found, 0))] if len(key_capitals) else 0
+        refused = known & whole_end & np.uint32(asked > np.uint32(of & HAS_UPPER != 0))
+        alone = longer ^ _YES
+        places[kept], founds[kept] = first, found
+        kept += np.uint64(whole_start & (longer | known & (refused ^ _YES)))
+        small += alone & refused
+    reasons[NOT_CAPITALISED] += small
+    return kept
+
+
 @kernel(inline="always")
-def _refusal(lengths, flags, first, num, upper, capitals, key_flags):
+def _refusal(lengths, flags, first, beyond, upper, capitals, key_flags):
     """Why the span may not be the alias by its spelling, as a place in `REASONS`: the first rule against it."""
-    last = first + num - 1
-    if flags[last] & WHOLE_END == 0:
-        return 1
+    if flags[beyond - ONE] & WHOLE_END == 0:
+        return PART_OF_CHARACTER
     if upper < capitals:
-        return 2
+        return NOT_CAPITALISED
     shouted = flags[first] & ALL_UPPER != 0
     if key_flags & ACRONYM and not shouted:
-        return 3
+        return NOT_IN_CAPITALS
     mute = flags[first] & SENTENCE_START or lengths[first] <= 2
-    if mute and num == 1 and key_flags & FUNCTION and not (shouted and key_flags & ACRONYM):
-        return 4
-    glued = flags[first] & HYPHEN_BEFORE or (last + 1 < len(flags) and flags[last + 1] & HYPHEN_BEFORE)
-    return 5 if glued and upper == 0 else ALLOWED
+    if mute and beyond - first == ONE and key_flags & FUNCTION and not (shouted and key_flags & ACRONYM):
+        return FUNCTION_WORD
+    glued = flags[first] & HYPHEN_BEFORE or (beyond < np.uint64(len(flags)) and flags[beyond] & HYPHEN_BEFORE)
+    return INSIDE_COMPOUND if glued and upper == 0 else ALLOWED
 
 
 def alias_strings(graph: KnowledgeGraph) -> tuple[list[str], Ints]:

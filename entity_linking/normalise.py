@@ -24,11 +24,13 @@ NUM_CODE_POINTS = 0x110000
 NOT_ONE_TO_ONE = np.uint32(0xFFFFFFFF)
 """Marks in the fold table the code points that fold to none or to several."""
 
-SPACE, WORD, SINGLE, NEWLINE, APOSTROPHE, IDEOGRAPH = range(6)
-"""Character classes of folded code points. SPACE: parts tokens and is ignored (blanks, hyphens, controls).
-WORD: letters (katakana among them), digits and their marks. SINGLE: a token of its own (punctuation, symbols).
-NEWLINE: a space; two of them end a span. APOSTROPHE: inside a word a part of it, elsewhere a token of its own.
-IDEOGRAPH: a word of one character (ideographs, hiragana), since their scripts put no spaces between words."""
+SPACE, WORD, SINGLE, APOSTROPHE, NEWLINE, IDEOGRAPH = 0, 1, 2, 3, 4, 6
+"""Character classes of folded code points; but for APOSTROPHE the lowest bit says WORD, the next a token of its own.
+
+SPACE: parts tokens and is ignored (blanks, hyphens, controls). WORD: letters (katakana among them), digits and their
+marks. SINGLE: a token of its own (punctuation, symbols). APOSTROPHE: inside a word a part of it, elsewhere a token of
+its own. NEWLINE: a space; two of them end a span. IDEOGRAPH: a word of one character (ideographs, hiragana), since
+their scripts put no spaces between words."""
 
 UPPER, LOWER, NUMBER = 1, 2, 3
 """Shapes of original code points; every other is 0. UPPER holds title case too."""
