@@ -10,10 +10,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from entity_linking.alias_table import AliasTable
+from entity_linking.characters import SENTENCE_ENDS
 from entity_linking.matcher import AliasMatcher
 from entity_linking.normalise import fold, fold_character
 from entity_linking.policy import ADJECTIVES, FUNCTION_WORDS, numerals
-from entity_linking.characters import SENTENCE_ENDS
 from entity_linking.tokens import tokenise
 
 PIECES = st.sampled_from(
