@@ -238,7 +238,7 @@ class EntityLinker:
 
     def _link_batch(self, batch: Batch) -> LinkTable:
         mentions, scored = self.score(batch.texts)
-        linked = self._linked(scored)
+        linked = np.flatnonzero(self._linked(scored))
         best = scored.best[linked]
         piece = mentions.document[linked]
         offset = batch.offsets[piece]
@@ -252,7 +252,7 @@ class EntityLinker:
             counts=Counter(
                 mentions=len(mentions),
                 ambiguous=int(np.count_nonzero(sizes > 1)),
-                nil=int(np.count_nonzero(~linked)),
+                nil=len(mentions) - len(linked),
                 words=int(np.count_nonzero(mentions.tokens.has(IS_WORD))),
             ),
             dropped=mentions.dropped,
