@@ -55,6 +55,22 @@ if __name__ == "__main__":
     LocalPipelineExecutor(steps, tasks=int(tasks), workers=2, logging_dir=logs).run()
 """
 
+STAND_INS = {
+    "sbatch": """
+tasks=$(sed -n 's/^#SBATCH --array=\\([0-9]*\\)-\\([0-9]*\\).*/\\1 \\2/p' "${@: -1}")
+for task in $(seq ${tasks:-1 0}); do
+  SLURM_ARRAY_TASK_ID=$task SLURM_JOB_ID=7 SLURM_NODELIST=here SLURM_NODEID=0 RUN_OFFSET=0 bash "${@: -1}" >&2 || exit 1
+done
+echo 7
+""",
+    "srun": """
+while [[ "$1" == -* ]]; do [[ "$1" == -n ]] && shift; shift; done
+exec "$@"
+""",
+    "scontrol": "echo here",
+}
+"""Slurm's commands as far as datatrove asks for them: a job's tasks run here, in order, then its id is told."""
+
 
 def executor(config: LinkConfig, script: Path, notes: Path, logs: Path) -> subprocess.Popen[bytes]:
     """Two workers of datatrove's local executor, in a session of their own; rank 0 sleeps where `notes` is a folder."""
@@ -108,6 +124,27 @@ def test_two_workers_of_an_executor_one_killed_and_every_document_once(
     documents = [document.id for document in read_linked(run(config))]
     assert documents == [f"d{i}" for i in range(23) if i % 4]
     one, other = (open_artifact(folder, stage="link").data["files"] for folder in (whole, config.output))
+    assert one == other
+
+
+@pytest.mark.faults
+def test_jobs_for_slurm_hold_all_they_need(world: LinkConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that cannot be pickled, or asks for what only the launching process knows, fails on the cluster alone."""
+    from datatrove.executor import SlurmPipelineExecutor
+
+    from entity_linking.cluster import FinishLinking, LinkParts
+
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    for name, lines in STAND_INS.items():
+        (commands / name).write_text(f"#!/bin/bash\n{lines}", encoding="utf-8")
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join((str(commands), str(Path(sys.executable).parent), os.environ["PATH"])))
+    whole = run(replace(world, output=tmp_path / "whole"))
+    given = {"tasks": 1, "time": "00:01:00", "partition": "cpu"}
+    link = SlurmPipelineExecutor([LinkParts(world)], logging_dir=str(tmp_path / "link"), **given)
+    SlurmPipelineExecutor([FinishLinking(world)], depends=link, logging_dir=str(tmp_path / "end"), **given).run()
+    one, other = (open_artifact(folder, stage="link").data["files"] for folder in (whole, world.output))
     assert one == other
 
 
