@@ -58,7 +58,7 @@ class LinkConfig:
     """spaCy pipeline with a named entity recogniser, a package or a folder; much slower than finding aliases."""
     tagger: str = ""
     """spaCy pipeline with a tagger, a package or a folder: mentions that it takes for verbs, adjectives or adverbs are
-    left out, for a graph of nouns; as slow as `ner`; none = all stay."""
+    left out, and parts of longer proper names, for a graph of nouns; as slow as `ner`; none = all stay."""
     max_candidates: int = 20
     """Candidates kept for an alias, the likeliest by prior."""
     window: int = 15

@@ -10,10 +10,12 @@ import pytest
 
 from entity_linking.annotate import LinkConfig, read_linked, run
 from entity_linking.linker import EntityLinker
+from entity_linking.tagging import reason_against
 from kg.artifact import open_artifact
 from kg.errors import InputError
 
 spacy = pytest.importorskip("spacy")
+Doc = spacy.tokens.Doc
 TEXT = "Oslo Norway\0 they bergen 😀 a fjord, the grieg. We fjord fjords Oslo-Bergen"
 
 
@@ -45,6 +47,24 @@ def test_what_is_tagged_as_no_noun_is_left_out_and_counted(world: LinkConfig, tm
     assert other.dropped["tagged_adjective"] == 1
     assert other.counts["mentions"] == one.counts["mentions"] - 3
     assert "tagged_verb" not in one.dropped
+
+
+@pytest.mark.parametrize(
+    ("words", "first", "last", "reason"),
+    [
+        ("the Arab/PROPN League/PROPN met", 2, 2, "part_of_name"),
+        ("in New/PROPN York/PROPN City/PROPN", 1, 2, "part_of_name"),
+        ("in New/PROPN York/PROPN subways", 1, 2, ""),
+        ("in New/PROPN York/PROPN , Paris/PROPN", 1, 2, ""),
+        ("the Arab/PROPN league", 2, 2, ""),
+        ("Oslo/PROPN", 0, 0, ""),
+    ],
+)
+def test_a_part_of_a_longer_name_is_left_out(words: str, first: int, last: int, reason: str) -> None:
+    """Not every league is the League; a common noun, or a name that ends where the mention does, stays."""
+    tagged = [word.partition("/")[::2] for word in words.split()]
+    doc = Doc(spacy.blank("en").vocab, words=[word for word, _ in tagged], pos=[tag or "NOUN" for _, tag in tagged])
+    assert reason_against(doc, first, last) == reason
 
 
 def test_texts_without_mentions_and_none_at_all(world: LinkConfig, tagger: str) -> None:
