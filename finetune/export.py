@@ -57,8 +57,6 @@ class ExportConfig:
     """Check on the first so many; 0 is all."""
     int8: bool = True
     """Whether to write the int8 file."""
-    int8_signed: bool = False
-    """Signed int8 weights: a little faster on processors with VNNI instructions, silently wrong on others."""
     tolerance: float = 1e-3
     """Largest difference of a logit between the torch model and the fp32 ONNX file."""
     max_drop: float = 0.02
@@ -205,7 +203,7 @@ def _write(config: ExportConfig, source: _Source, folder: Path) -> dict[str, _Co
         "onnx": (OrtPredictor(folder / ONNX), folder / ONNX),
     }
     if config.int8:
-        quantize_int8(folder / ONNX, folder / INT8, signed=config.int8_signed)
+        quantize_int8(folder / ONNX, folder / INT8)
         predictors["onnx int8"] = (OrtPredictor(folder / INT8), folder / INT8)
     return {
         name: _Copy(
