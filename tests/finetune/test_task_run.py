@@ -13,12 +13,13 @@ import pytest
 import torch
 
 import ernie
-from ernie.training import TrainingConfig
-from finetune import metrics
+from ernie.training import TrainingConfig, TrainingResult
+from finetune import metrics, seeds
 from finetune.data import encode_examples, load_examples, read_entity_rows
 from finetune.evaluation import evaluate, predictions, without_entities
 from finetune.predict import PredictConfig
 from finetune.predict import run as predict
+from finetune.prepared import Task
 from finetune.run import FinetuneConfig, run
 from finetune.task_model import build_classifier, load_task_model
 from finetune.tasks import TASKS, for_examples
@@ -174,6 +175,32 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(world: FinetuneConfi
     same = ["test", "dev_curve", "loss_curve", "best_step", "test_without_entities"]
     assert {name: found[name] for name in same} == {name: whole[name] for name in same}
     assert open_artifact(config.output, stage="finetune run").data["resumed"]
+
+
+def test_a_run_cut_between_seeds_trains_none_again_and_ends_as_a_whole_one(
+    world: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+):
+    """A seed done twice costs hours; one that begins where the last one's randomness stopped is another model."""
+    config = dataclasses.replace(short(world, eval_every=2, save_every=2), seeds=(3, 4))
+    whole = figures(run(dataclasses.replace(config, output=config.output.with_name("whole"))))
+
+    trained: list[int] = []
+    fit = seeds.fit
+
+    def noted(config: FinetuneConfig, task: Task, *, seed: int, checkpoints: Path) -> TrainingResult:
+        if trained == [3] and len(interruptions):
+            raise interruptions.pop()
+        trained.append(seed)
+        return fit(config, task, seed=seed, checkpoints=checkpoints)
+
+    interruptions = [KeyboardInterrupt()]
+    monkeypatch.setattr(seeds, "fit", noted)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    found = figures(run(config))
+    assert trained == [3, 4]
+    same = ["seeds", "over_seeds", "chosen_seed", "loss_curve", "dev_curve", "test"]
+    assert {name: found[name] for name in same} == {name: whole[name] for name in same}
 
 
 def test_several_labels_at_once(world: FinetuneConfig, make_examples: Callable):
