@@ -67,10 +67,8 @@ def characters_of(text: str) -> tuple[Codes, Odd]:
     table, replacement, bounds, marks = _tables()
     size, num_odd = len(original) + ROOM, ROOM
     while True:
-        characters, odd = (
-            np.empty(size, dtype=np.uint32),
-            Odd(*np.empty((3, num_odd + 1), np.int32), np.empty(num_odd + 1, bool)),
-        )
+        characters = np.empty(size, dtype=np.uint32)
+        odd = Odd(*np.empty((3, num_odd + 1), dtype=np.int32), np.empty(num_odd + 1, dtype=bool))
         count, found = _look_up(original, table, replacement, bounds, marks, characters, odd)
         if count <= size and found <= num_odd:
             return characters[:count], Odd(*(values[: found + 1] for values in odd))

@@ -9,12 +9,23 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from entity_linking import characters as characters_module
 from entity_linking.alias_table import AliasTable
 from entity_linking.characters import SENTENCE_ENDS
 from entity_linking.matcher import AliasMatcher
 from entity_linking.normalise import fold, fold_character
 from entity_linking.policy import ADJECTIVES, FUNCTION_WORDS, numerals
-from entity_linking.tokens import tokenise
+from entity_linking.tokens import (
+    ALL_UPPER,
+    BREAK,
+    HAS_UPPER,
+    HYPHEN_BEFORE,
+    IS_WORD,
+    SENTENCE_START,
+    WHOLE_END,
+    WHOLE_START,
+    tokenise,
+)
 
 PIECES = st.sampled_from(
     [
@@ -207,6 +218,37 @@ def aliases_and_text(draw: st.DrawFn) -> tuple[list[str], str]:
     aliases = draw(ALIASES)
     pieces = st.one_of(PIECES, st.characters(), st.sampled_from(aliases) if aliases else PIECES)
     return aliases, "".join(draw(st.lists(pieces, max_size=25)))
+
+
+@given(st.lists(TEXTS, max_size=4))
+@example(["x" * 300 + " 7", "O'Brien's ½'s", "", "'s -a", "a-\n\nb\u0301"])
+@settings(max_examples=250, deadline=None)
+def test_tokens_are_those_that_a_slow_reader_cuts(texts: list[str]) -> None:
+    """They are summed up without looking: a wrong mask glues tokens together, or takes a flag from its neighbour."""
+    tokens = tokenise(texts)
+    slow = [(number, token) for number, text in enumerate(texts) for token in slow_tokens(text)]
+    assert tokens.document.tolist() == [number for number, _ in slow]
+    assert list(zip(tokens.start.tolist(), tokens.end.tolist())) == [(token.start, token.end) for _, token in slow]
+    assert [tokens.text_of(i, 1) for i in range(len(tokens))] == [token.text for _, token in slow]
+    kinds = {
+        BREAK: "breaks", WHOLE_START: "whole_start", WHOLE_END: "whole_end", IS_WORD: "is_word", HAS_UPPER: "has_upper",
+        ALL_UPPER: "all_upper", HYPHEN_BEFORE: "hyphen_before", SENTENCE_START: "sentence_start",
+    }  # fmt: skip
+    for flag, name in kinds.items():
+        assert tokens.has(flag).tolist() == [getattr(token, name) for _, token in slow], name
+
+
+@given(st.lists(TEXTS, max_size=4))
+@example(["½" * 40 + "a\u0301", "\u200d" * 9, "ﷺ ﷺ"])
+@settings(max_examples=50, deadline=None)
+def test_texts_of_many_odd_characters_are_looked_up_again_with_room(texts: list[str]) -> None:
+    """What is written beyond the room is another array's memory."""
+    whole = tokenise(texts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(characters_module, "ROOM", 1)
+        again = tokenise(texts)
+    for name in ("document", "start", "end", "hash", "length", "flags"):
+        assert getattr(again, name).tolist() == getattr(whole, name).tolist(), name
 
 
 @given(aliases_and_text())
