@@ -179,6 +179,8 @@ def size_of(model: nn.Module, *, num_pieces: int, num_entities: int = 0) -> Size
         width = cast("ErniePreTrainedModel", model).entity_input.width
         inputs["entity_embeds"] = torch.zeros(1, num_entities, width, device=device)
         inputs["entity_positions"] = torch.zeros(1, num_entities, dtype=torch.long, device=device)
+    if getattr(model.config, "pooling", "cls") != "cls":  # pyrefly: ignore[missing-attribute]
+        inputs["spans"] = torch.tensor([[[0, 1]] * model.config.num_spans], device=device)  # pyrefly: ignore
     was_training = model.training
     model.eval()
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

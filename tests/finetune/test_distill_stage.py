@@ -21,6 +21,7 @@ from ernie.losses.matching import LossConfig
 from ernie.students import StudentConfig
 from ernie.training import TrainingConfig
 from finetune import distill, run
+from finetune.data import read_entity_rows
 from finetune.task_model import load_task_model
 from finetune.tasks.schema import EntityLink, Example, Span, write_examples
 from kg.artifact import open_artifact, write_artifact
@@ -113,6 +114,31 @@ def test_a_student_learns_its_teachers_answers(world, tmp_path):
     assert figures["teacher_entity_table_bytes"] == 3 * 8 * 4
     assert figures["milliseconds_an_example_without_linking"]["student"] > 0
     assert not (config.output / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("kind", ["bert", "two-stream"])
+def test_a_teacher_that_reads_marked_spans_is_distilled(world, pretrained, tmp_path, kind):
+    """Its head asks for spans wherever it is called, sizes and latencies too; a plain student reads [CLS] instead."""
+    teacher = run.run(
+        run.FinetuneConfig(
+            output=tmp_path / "teacher",
+            task="entity_typing",
+            examples=world["examples"],
+            model=pretrained,
+            vectors=world["vectors"],
+            training=TrainingConfig(max_steps=2, batch_size=8, learning_rate=3e-3),
+            max_length=16,
+            pooling="mean",
+        )
+    )
+    student = StudentConfig(num_layers=2, intermediate_size=32, kind=kind)
+    config = _config(world | {"teacher": teacher}, tmp_path / "student", student=student, min_teacher_gain=-1.0)
+    figures = open_artifact(distill.run(config), stage="finetune distill").figures
+    assert figures["size"]["teacher"]["flops_of_16_pieces"] > figures["size"]["student"]["flops_of_16_pieces"]
+    pooling = load_task_model(
+        config.output, None if kind == "bert" else read_entity_rows(world["vectors"])
+    ).spec.pooling
+    assert pooling == ("cls" if kind == "bert" else "mean")
 
 
 def test_the_student_loads_without_our_package(world, tmp_path):
