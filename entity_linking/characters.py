@@ -60,6 +60,9 @@ class Odd(NamedTuple):
     end: Places
     mark: Flags
 
+    def first(self, count: int) -> Odd:
+        return Odd(self.place[:count], self.at[:count], self.end[:count], self.mark[:count])
+
 
 def characters_of(text: str) -> tuple[Codes, Odd]:
     """The folded characters, and which originals are not one of them each."""
@@ -68,10 +71,11 @@ def characters_of(text: str) -> tuple[Codes, Odd]:
     size, num_odd = len(original) + ROOM, ROOM
     while True:
         characters = np.empty(size, dtype=np.uint32)
-        odd = Odd(*np.empty((3, num_odd + 1), dtype=np.int32), np.empty(num_odd + 1, dtype=bool))
+        place, at, end = np.empty((3, num_odd + 1), dtype=np.int32)
+        odd = Odd(place, at, end, mark=np.empty(num_odd + 1, dtype=bool))
         count, found = _look_up(original, table, replacement, bounds, marks, characters, odd)
         if count <= size and found <= num_odd:
-            return characters[:count], Odd(*(values[: found + 1] for values in odd))
+            return characters[:count], odd.first(int(found) + 1)
         size, num_odd = count, found
 
 

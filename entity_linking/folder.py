@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from entity_linking.alias_table import AliasTable
 from entity_linking.candidates import CandidateTable, Floats
+from entity_linking.certainty import Certainty
 from entity_linking.coherence import Coherence
 from entity_linking.context import ContextWords
 from entity_linking.dear import DearModels
@@ -30,7 +31,8 @@ from entity_linking.weights import LinkWeights
 from kg.artifact import open_artifact
 from kg.errors import InputError
 
-STAGE = "link train"
+STAGES = ("link train", "link calibrate")
+"""What writes a linker's folder."""
 SETTINGS, ENTITIES, ARRAYS, HELD_OUT = "linker.json", "entities.parquet", "arrays", "held_out.npz"
 
 
@@ -97,7 +99,7 @@ def open_linker(folder: str | Path) -> EntityLinker:
     Raises:
         InputError: no such artifact, or one of another version's weights.
     """
-    open_artifact(Path(folder), stage=STAGE)
+    open_artifact(Path(folder), stage=STAGES)
     return read_linker(Path(folder))
 
 
@@ -146,6 +148,7 @@ def read_linker(folder: Path) -> EntityLinker:
         min_score=settings["min_score"],
         agreement=settings["agreement"],
         dropped_aliases=Counter(settings["dropped_aliases"]),
+        certainty=Certainty(sure) if (sure := settings.get("certainty")) else None,
     )
     models = DearModels(**settings["models"])
     if models.given():

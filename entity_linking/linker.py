@@ -14,14 +14,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from entity_linking.alias_table import AliasTable
-from entity_linking.candidates import Candidates, CandidateTable, Floats, Rows, Singles
+from entity_linking.candidates import Candidates, CandidateTable, Rows, Singles
 from entity_linking.coherence import Coherence, load_vectors
 from entity_linking.context import ContextWords
 from entity_linking.matcher import AliasMatcher, alias_strings
 from entity_linking.mentions import MentionDetector, MentionTable
 from entity_linking.normalise import Flags, Ints
 from entity_linking.records import Candidate, ExplainedMention, Link, Mention
-from entity_linking.rerank import Reranker, Scored
+from entity_linking.rerank import Reranker, Scored, agrees
 from entity_linking.tokens import IS_WORD
 from entity_linking.topics import Edges, Topics
 from entity_linking.translation import Translation, load_relations
@@ -29,6 +29,7 @@ from entity_linking.weights import LinkWeights
 from kg.graph import KnowledgeGraph
 
 if TYPE_CHECKING:
+    from entity_linking.certainty import Certainty
     from entity_linking.dense import DescribedCandidates
 
 BATCH_CHARACTERS = 200_000
@@ -73,6 +74,7 @@ class EntityLinker:
         that say anything; for training data, of which there is enough.
     dropped_aliases: aliases of the graph that are never linked, by reason, for the record.
     described: proposes entities by their descriptions where names lead to none or too few.
+    certainty: how sure a link is, in place of its candidate's score, where links were judged (`link calibrate`).
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class EntityLinker:
         agreement: bool = False,
         dropped_aliases: Counter[str] | None = None,
         described: DescribedCandidates | None = None,
+        certainty: Certainty | None = None,
     ) -> None:
         self.detector = detector
         self.candidates = candidates
@@ -97,6 +100,7 @@ class EntityLinker:
         self.agreement = agreement
         self.dropped_aliases = dropped_aliases or Counter()
         self.described = described
+        self.certainty = certainty
 
     @classmethod
     def from_artifacts(
@@ -206,8 +210,10 @@ class EntityLinker:
 
     def _explain_piece(self, offset: int, text: str) -> list[ExplainedMention]:
         mentions, scored = self.score([text])
-        linked = self._linked(scored)
-        return [self._explained(mentions, scored, i, offset, bool(linked[i])) for i in range(len(mentions))]
+        score = self.link_scores(scored)
+        linked = self._linked(scored, score)
+        kept = [float(score[i]) if linked[i] else None for i in range(len(mentions))]
+        return [self._explained(mentions, scored, i, offset, kept[i]) for i in range(len(mentions))]
 
     def score(self, texts: Sequence[str]) -> tuple[MentionTable, Scored]:
         """Mentions of texts, and their candidates with all terms; texts are taken whole, however long."""
@@ -225,11 +231,18 @@ class EntityLinker:
             return self.reranker.costs()
         return self.reranker.costs() + Counter({f"described_{what}": n for what, n in self.described.cost().items()})
 
-    def _linked(self, scored: Scored) -> Flags:
+    def link_scores(self, scored: Scored) -> Singles:
+        """How likely each mention's best candidate is meant, float32 (num_mentions,), 0 where there is none.
+
+        Rounded before `min_score` cuts, so that what is kept and what is written agree.
+        """
+        if self.certainty is not None:
+            return self.certainty.of(scored).astype(np.float32)
+        return np.append(scored.score, 0.0)[scored.best].astype(np.float32)
+
+    def _linked(self, scored: Scored, score: Singles) -> Flags:
         """Which mentions are linked, to their best candidate."""
-        # Rounded to float32 before the cut, so that what is kept and what is written agree.
-        best = np.append(scored.score, 0.0)[scored.best].astype(np.float32)
-        linked = (scored.best >= 0) & (best >= np.float32(self.min_score))
+        linked = (scored.best >= 0) & (score >= np.float32(self.min_score))
         if self.agreement:
             for name in SIGNALS:
                 if name in scored.terms:
@@ -238,7 +251,8 @@ class EntityLinker:
 
     def _link_batch(self, batch: Batch) -> LinkTable:
         mentions, scored = self.score(batch.texts)
-        linked = np.flatnonzero(self._linked(scored))
+        score = self.link_scores(scored)
+        linked = np.flatnonzero(self._linked(scored, score))
         best = scored.best[linked]
         piece = mentions.document[linked]
         offset = batch.offsets[piece]
@@ -248,7 +262,7 @@ class EntityLinker:
             start=mentions.start[linked] + offset,
             end=mentions.end[linked] + offset,
             entity=scored.candidates.entity[best],
-            score=scored.score[best].astype(np.float32),
+            score=score[linked],
             counts=Counter(
                 mentions=len(mentions),
                 ambiguous=int(np.count_nonzero(sizes > 1)),
@@ -258,8 +272,10 @@ class EntityLinker:
             dropped=mentions.dropped,
         )
 
-    def _explained(self, mentions: MentionTable, scored: Scored, i: int, at: int, linked: bool) -> ExplainedMention:
-        """at: offset of the text they stand in."""
+    def _explained(
+        self, mentions: MentionTable, scored: Scored, i: int, at: int, score: float | None
+    ) -> ExplainedMention:
+        """at: offset of the text they stand in. score: of the link, None for a mention that has none."""
         start, end = int(mentions.start[i]), int(mentions.end[i])
         rows = range(int(scored.candidates.bounds[i]), int(scored.candidates.bounds[i + 1]))
         contributions = self.reranker.contributions(scored.terms)
@@ -279,8 +295,8 @@ class EntityLinker:
         candidates.sort(key=lambda candidate: -candidate.score)
         surface = mentions.tokens.texts[int(mentions.document[i])][start:end]
         link = None
-        if linked:
-            link = Link(at + start, at + end, candidates[0].entity_id, float(np.float32(candidates[0].score)))
+        if score is not None:
+            link = Link(at + start, at + end, candidates[0].entity_id, score)
         mention = Mention(at + start, at + end, mentions.alias(i))
         nil = {name: float(of[i]) for name, of in self.reranker.contributions(scored.nil_terms).items()}
         return ExplainedMention(mention, surface, tuple(candidates), float(scored.nil[i]), nil, link)
@@ -293,18 +309,6 @@ def _in_space(folder: Path, graph: KnowledgeGraph, *, window: int) -> tuple[Cohe
     if relations is None:
         return coherence, None
     return coherence, Translation.of_vectors(vectors, relations, directions=coherence.vectors, window=window)
-
-
-def agrees(term: Floats, bounds: Ints, best: Ints) -> Flags:
-    """Where a mention's best candidate has the highest value of a term too, or the term is the same for all.
-
-    term: (num_candidates,). bounds: (num_mentions + 1,). best: (num_mentions,), -1 for none, which agrees with nothing.
-    """
-    given = best >= 0
-    agreed = np.zeros(len(best), dtype=bool)
-    highest = np.maximum.reduceat(term, bounds[:-1][given]) if given.any() else term[:0]
-    agreed[given] = term[best[given]] >= highest
-    return agreed
 
 
 def named_rows(names: pa.ChunkedArray) -> pa.Array:

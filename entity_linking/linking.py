@@ -84,20 +84,21 @@ def linker_of(config: LinkConfig, *, tables: Path | None = None) -> EntityLinker
         linker.min_score = config.min_score
     if config.target_precision and config.linker is not None:
         linker.min_score = score_for_precision(config.linker, config.target_precision)
-    if config.detector != "aliases":
+    find_mentions_by(linker, detector=config.detector, ner=config.ner, tagger=config.tagger)
+    return linker
+
+
+def find_mentions_by(linker: EntityLinker, *, detector: str, ner: str, tagger: str) -> None:
+    """Gives a linker of aliases the detector that is asked for; the options as in `LinkConfig`."""
+    if detector != "aliases":
         from entity_linking.ner import with_ner
 
-        linker.detector = with_ner(
-            linker.detector,
-            config.ner,
-            alone=config.detector == "ner",
-            without_alias=linker.described is not None,
-        )
-    if config.tagger:
+        without_alias = linker.described is not None
+        linker.detector = with_ner(linker.detector, ner, alone=detector == "ner", without_alias=without_alias)
+    if tagger:
         from entity_linking.tagging import with_tagger
 
-        linker.detector = with_tagger(linker.detector, config.tagger)
-    return linker
+        linker.detector = with_tagger(linker.detector, tagger)
 
 
 def titles_of(config: LinkConfig, linker: EntityLinker) -> Titles | None:

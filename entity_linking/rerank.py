@@ -14,7 +14,7 @@ from entity_linking.coherence import Coherence, first_of_kind
 from entity_linking.compiled import kernel
 from entity_linking.context import ContextWords
 from entity_linking.mentions import MentionTable
-from entity_linking.normalise import Ints
+from entity_linking.normalise import Flags, Ints
 from entity_linking.topics import Edges, Topics
 from entity_linking.translation import Translation
 from entity_linking.weights import LinkWeights
@@ -172,6 +172,18 @@ def likeliest(candidates: Candidates) -> Floats:
     if len(filled):
         best[filled] = np.log(np.maximum.reduceat(candidates.prior, candidates.bounds[filled]))
     return best
+
+
+def agrees(term: Floats, bounds: Ints, best: Ints) -> Flags:
+    """Where a mention's best candidate has the highest value of a term too, or the term is the same for all.
+
+    term: (num_candidates,). bounds: (num_mentions + 1,). best: (num_mentions,), -1 for none, which agrees with nothing.
+    """
+    given = best >= 0
+    agreed = np.zeros(len(best), dtype=bool)
+    highest = np.maximum.reduceat(term, bounds[:-1][given]) if given.any() else term[:0]
+    agreed[given] = term[best[given]] >= highest
+    return agreed
 
 
 def over_text(mentions: MentionTable, candidates: Candidates, values: Floats) -> Floats:

@@ -22,11 +22,12 @@ from entity_linking.fitting import (
     threshold_for,
 )
 from entity_linking.gold import GoldDocument
-from entity_linking.linker import BATCH_CHARACTERS, SIGNALS, EntityLinker, agrees
+from entity_linking.linker import BATCH_CHARACTERS, SIGNALS, EntityLinker
 from entity_linking.mentions import GivenSpans, MentionTable, Union
 from entity_linking.normalise import Flags, Ints
 from entity_linking.prefixes import NO_KEY
 from entity_linking.priors import UNSEEN_ODDS, LinkCounts, count_in, fitted_mass
+from entity_linking.rerank import agrees
 from entity_linking.weights import LinkWeights
 from kg.vocab import Vocabulary
 

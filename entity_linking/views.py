@@ -1,4 +1,4 @@
-"""What the commands that only print are told: `link text`, `link view`, `link evaluate`.
+"""What the commands that only print are told: `link text`, `link view`, `link evaluate`, `link sample`.
 
 Importing this module loads no array library, so that their help is quick; each function loads what it needs.
 """
@@ -69,6 +69,26 @@ class EvaluateConfig:
         _one_linker(self.linker, self.graph)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """Which links are drawn to be judged."""
+
+    linked: Path
+    """Artifact of `link`, made with `min_score` 0 where all mentions are to be judged."""
+    graph: Path
+    """Graph artifact (`kg build`), whose names and descriptions are shown."""
+    number: int = 200
+    """Links drawn."""
+    coverage: float = 1.0
+    """Share of all mentions, the surest, that they are drawn from, in (0, 1]."""
+    seed: int = 0
+    """Decides which are drawn."""
+
+    def __post_init__(self) -> None:
+        if self.number < 1 or not 0.0 < self.coverage <= 1.0:
+            raise InputError(f"expected number from 1 and coverage in (0, 1], got {self.number} and {self.coverage}")
+
+
 def text(config: TextConfig) -> str:
     """Every mention of the text with its candidates and what each term adds."""
     from entity_linking.show import explained_text, linker_at
@@ -98,6 +118,16 @@ def evaluate(config: EvaluateConfig) -> str:
     documents = list(read_gold(config.gold_format, config.gold, dropped))
     figures = evaluation.evaluate(linker_at(config.linker, config.graph, config.vectors), documents)
     return json.dumps(figures | {"dropped": dict(dropped)}) if config.json else evaluation.shown(figures, dropped)
+
+
+def sample(config: SampleConfig) -> str:
+    """Links with their surroundings as tab-separated lines, the last column to be filled in for `link calibrate`."""
+    from entity_linking.judged import as_table
+    from entity_linking.judged import sample as drawn
+
+    return as_table(
+        drawn(config.linked, config.graph, number=config.number, coverage=config.coverage, seed=config.seed)
+    )
 
 
 def _one_linker(linker: Path | None, graph: Path | None) -> None:

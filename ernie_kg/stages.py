@@ -79,6 +79,11 @@ STAGES: dict[str, Stage] = {
     "link train": Stage(
         "entity_linking.train", "LinkTrainConfig", "a linker, weighed and calibrated on gold links, that opens at once"
     ),
+    "link calibrate": Stage(
+        "entity_linking.calibrate",
+        "CalibrateConfig",
+        "a linker whose scores say how often it is right, from judged links",
+    ),
     "link fit-priors": Stage(
         "entity_linking.fit_priors", "FitPriorsConfig", "what every alias means, counted in linked text"
     ),
@@ -178,6 +183,9 @@ VIEWS: dict[str, View] = {
     ),
     "link evaluate": View(
         "entity_linking.views", "EvaluateConfig", "evaluate", "a linker's figures against gold links", places=("gold",)
+    ),
+    "link sample": View(
+        "entity_linking.views", "SampleConfig", "sample", "links to judge, as a table to fill in", places=("linked",)
     ),
     "paraphrase text": View(
         "finetune.paraphrase.views", "TextConfig", "text", "a sentence said otherwise", places=("generator", "text")
