@@ -15,7 +15,7 @@ import orjson
 
 from ernie.training.configuration import TrainingConfig
 from finetune.run import FinetuneConfig
-from finetune.tasks.spec import Pooling
+from finetune.tasks.spec import PoolingChoice
 from kg.artifact import (
     MANIFEST,
     ArtifactWriter,
@@ -116,7 +116,7 @@ class FinetuneSettings:
     """Word pieces a text is cut to."""
     marking: str = "special"
     """How spans are marked."""
-    pooling: Pooling = "start"
+    pooling: PoolingChoice = "auto"
     """What the head reads."""
     head_learning_rate: float = 0.0
     """Peak rate of the head; 0 takes training.learning_rate."""

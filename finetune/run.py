@@ -9,7 +9,7 @@ from typing import Literal
 from ernie.training.configuration import TrainingConfig
 from finetune.controls import LinkControl, Metadata
 from finetune.data import Entities
-from finetune.tasks.spec import Pooling
+from finetune.tasks.spec import PoolingChoice
 from kg.artifact import write_artifact
 from kg.errors import InputError
 from kg.sources import source_path
@@ -53,8 +53,9 @@ class FinetuneConfig:
     """Word pieces a text is cut to; cut examples are counted and scored."""
     marking: str = "special"
     """How spans are marked in the text, a key of finetune.tasks.marks.MARKINGS."""
-    pooling: Pooling = "cls"
-    """What the head reads: cls, the start (opening mark) of every marked span, or the mean of its pieces."""
+    pooling: PoolingChoice = "auto"
+    """What the head reads: cls, the start (opening mark) of every marked span, or the mean of its pieces; auto = mean
+    for tasks that mark spans, cls for others."""
     scorer: str = ""
     """A key of finetune.scorers.SCORERS; empty: that of imported examples, or the one of the kind of answer."""
     argmax_fallback: bool = False

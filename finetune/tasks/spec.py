@@ -12,6 +12,7 @@ from kg.errors import InputError
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression", "token_classification"]
 Pooling = Literal["cls", "start", "mean"]
+PoolingChoice = Literal["auto", "cls", "start", "mean"]
 NULL_LABELS = ("no_relation", "NA", "Other", "none", "O")
 """Names under which data sets keep "none of these", by which `null_label` finds it."""
 
@@ -71,8 +72,13 @@ def with_marking(spec: TaskSpec, marking: str, examples: Sequence[Example] = ())
     return replace(spec, markers=markers, span_types=tuple(sorted(types)) if typed else ())
 
 
-def with_pooling(spec: TaskSpec, pooling: Pooling) -> TaskSpec:
-    """The spec with a head that reads spans; only tasks that mark some have them."""
+def with_pooling(spec: TaskSpec, pooling: PoolingChoice) -> TaskSpec:
+    """The spec with a head that reads what is asked for; only tasks that mark spans have any to read.
+
+    auto: the mean of the spans' pieces where there are spans, else [CLS].
+    """
+    if pooling == "auto":
+        return replace(spec, pooling="mean" if spec.roles else "cls")
     if pooling != "cls" and not spec.roles:
         raise InputError(f"{spec.name} marks no spans: pooling is cls, got {pooling!r}")
     return replace(spec, pooling=pooling)

@@ -26,7 +26,7 @@ from finetune.pipeline import TaskPipeline, pipeline, words_of
 from finetune.predict import PredictConfig
 from finetune.predict import run as predict
 from finetune.run import FinetuneConfig, run
-from finetune.tasks import MARKINGS
+from finetune.tasks import MARKINGS, TASKS, with_pooling
 from finetune.tasks.schema import WORD, EntityLink, Example, Span, write_examples
 from kg.artifact import open_artifact
 from kg.build import BuildConfig
@@ -87,6 +87,21 @@ def a_relation(draw: random.Random, number: int) -> Example:
         Span(start=tail[0], end=tail[1], role="tail", type="CITY"),
     )
     return Example(id=str(number), text=text, spans=spans, label=kind)
+
+
+@pytest.mark.parametrize(
+    ("task", "asked", "read"),
+    [
+        ("relation_classification", "auto", "mean"),
+        ("entity_typing", "auto", "mean"),
+        ("sequence_classification", "auto", "cls"),
+        ("token_classification", "auto", "cls"),
+        ("entity_typing", "cls", "cls"),
+    ],
+)
+def test_a_head_reads_the_marked_spans_where_there_are_any(task: str, asked: str, read: str):
+    """[CLS] learns slowly which pair is meant; a task without spans has nothing else."""
+    assert with_pooling(TASKS[task], asked).pooling == read
 
 
 @pytest.mark.parametrize("pooling", ["start", "mean"])
