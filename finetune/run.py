@@ -53,7 +53,7 @@ class FinetuneConfig:
     """Word pieces a text is cut to; cut examples are counted and scored."""
     marking: str = "special"
     """How spans are marked in the text, a key of finetune.tasks.marks.MARKINGS."""
-    pooling: PoolingChoice = "auto"
+    pooling: PoolingChoice = "cls"
     """What the head reads: cls, the start (opening mark) of every marked span, or the mean of its pieces; auto = mean
     for tasks that mark spans, cls for others."""
     scorer: str = ""

@@ -16,7 +16,7 @@ from ernie_kg.explorer.run_folder import Compared, RunFolder, marks_its_texts
 from finetune.data import collate, encode_examples, read_entity_rows
 from finetune.evaluation import without_entities
 from finetune.students import text_only
-from finetune.task_model import TaskModel, is_plain_bert, load_task_model, trained_entity_table
+from finetune.task_model import TaskModel, is_plain_bert, load_task_model, read_task, trained_entity_table
 from finetune.tasks.schema import EntityLink, Example, Span
 from kg.artifact import Manifest
 from kg.errors import InputError
@@ -86,11 +86,11 @@ class Task:
         teacher: Manifest = self.compared.teacher
         config = teacher.data.get("config", {})
         marked = marks_its_texts(teacher, self.run.folder)
-        roles = ["head", "tail"] if "relation" in str(config.get("task")) else ["mention"]
+        spec, _, _ = read_task(teacher.folder)
         return {
             "name": teacher.folder.name,
-            "task": config.get("task"),
-            "roles": roles if marked else [],
+            "task": spec.name,
+            "roles": list(spec.roles) if marked else [],
             "headline": teacher.data["headline"],
             "students": [manifest.folder.name for manifest in self.compared.students],
             "control": config.get("entity_control", "true"),

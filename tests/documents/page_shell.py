@@ -13,6 +13,7 @@ or a program that is not here has a stand-in, and no other thing has one:
 | `python benchmarks/…` | with `--minutes 0`, which says what is to do and begins nothing |
 | a job of Slurm | `sbatch` notes it; its ranks run here, one after the other |
 | workers of datatrove's local executor | one, in this process |
+| a person who judges links | all are right but the last two |
 | YAML | the resolved config of the stage it belongs to (`YAML_OF`), by `--dry-run` |
 """
 
@@ -109,7 +110,8 @@ class Shell:
         with redirect_stdout(printed):
             PROGRAMS[program](self, words[1:])
         if into:
-            (self.folder / into).write_text(printed.getvalue())
+            shown = printed.getvalue()
+            (self.folder / into).write_text(_judged(shown) if words[1:3] == ["link", "sample"] else shown)
         self.ran += 1
 
     def _ours(self, words: list[str]) -> None:
@@ -210,6 +212,13 @@ def _benchmark(shell: Shell, words: list[str]) -> None:
     with shell.monkeypatch.context() as patch:
         patch.syspath_prepend(str(ROOT / script.parent))
         importlib.import_module(script.stem).main(options)
+
+
+def _judged(table: str) -> str:
+    """A sample of links with its last column filled in."""
+    head, *rows = table.splitlines()
+    said = [*["right"] * (len(rows) - 2), "wrong", "wrong"]
+    return "\n".join([head, *(row + word for row, word in zip(rows, said, strict=True))]) + "\n"
 
 
 def _one_worker(patch: pytest.MonkeyPatch) -> None:
