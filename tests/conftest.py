@@ -197,6 +197,7 @@ def own_data_words(tiny_bert: Path) -> list[str]:
         "instances.tokenizer": tiny_bert,
         "pretrained.base": tiny_bert,
         "vectors.dim": 16,
+        "pretrained.freeze_text_steps": 0,  # a random encoder has nothing to keep
         "pretrained.training.learning_rate": 1e-3,
         "pretrained.training.max_steps": 40,
         "pretrained.training.save_every": 7,

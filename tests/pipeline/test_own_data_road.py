@@ -75,7 +75,7 @@ def test_facts_of_the_test_set_never_reach_the_vectors(own_data_run: Run) -> Non
 def test_losses_go_down_and_the_task_is_learnt(own_data_run: Run) -> None:
     figures = manifest(own_data_run, "pretrained")["figures"]
     before, after = figures["heldout_before"], figures["heldout_after"]
-    assert after["mlm_loss"] < before["mlm_loss"]  # the text encoder is frozen
+    assert after["mlm_loss"] < before["mlm_loss"] - 0.5
     assert after["dea_loss"] < before["dea_loss"] - 0.5
     assert after["dea_accuracy"] > 3 * after["dea_chance"]
     model = manifest(own_data_run, "model")["figures"]

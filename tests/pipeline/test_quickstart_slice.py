@@ -63,6 +63,7 @@ def _overrides(folder: Path, base: Path) -> list[str]:
         "instances.tokenizer": base,
         "pretrained.base": base,
         "pretrained.heldout_instances": 64,
+        "pretrained.freeze_text_steps": 0,  # a random encoder has nothing to keep
         **{f"pretrained.training.{key}": value for key, value in rates.items()},
         **{
             f"{model}.training.{key}": value
@@ -101,7 +102,7 @@ def test_no_paragraph_is_lost_without_a_reason(slice_run: tuple[Path, subprocess
 def test_held_out_losses_fall_on_real_text(slice_run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     figures = manifest(slice_run, "pretrained")["figures"]
     before, after = figures["heldout_before"], figures["heldout_after"]
-    assert after["mlm_loss"] < before["mlm_loss"]  # the text encoder is frozen
+    assert after["mlm_loss"] < before["mlm_loss"] - 1
     assert after["dea_loss"] < before["dea_loss"] - 1
     assert after["dea_accuracy"] > 3 * after["dea_chance"]
 
