@@ -142,7 +142,7 @@ def teacher_of(task: str, plan: Plan, *, seed: int, text_only: bool) -> Path:
             max_train=MAX_TRAIN,
             max_dev=1000,
             max_length=80,
-            pooling="mean" if task in plan.examples else "cls",
+            pooling="auto",
             head_learning_rate=HEAD_RATE,
             seed=seed,
         )

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from entity_linking.link_config import LINKER_STAGES
 from kg.artifact import ArtifactWriter, open_artifact, write_artifact
 from kg.errors import InputError
 
 if TYPE_CHECKING:
     from entity_linking.candidates import Floats
+    from entity_linking.certainty import Certainty
     from entity_linking.judged import JudgedLink
     from entity_linking.linker import EntityLinker
     from entity_linking.normalise import Flags, Ints
@@ -48,10 +49,12 @@ def run(config: CalibrateConfig) -> Path:
     after, and the calibration error of both.
 
     Raises:
-        InputError: a folder is no such artifact, a malformed table, fewer than two links of either kind that the linker
-            still gives.
+        InputError: a folder is no such artifact, a malformed table, too few links of either kind that the linker still
+            gives.
     """
-    from entity_linking.certainty import both_kinds, certainty_elsewhere, fit_certainty
+    import numpy as np
+
+    from entity_linking.certainty import certainty_elsewhere, fit_certainty, parts_of
     from entity_linking.fitting import calibration_error, coverage_curve
     from entity_linking.folder import save_held_out
     from entity_linking.judged import read_judged
@@ -59,13 +62,15 @@ def run(config: CalibrateConfig) -> Path:
     with write_artifact(config, stage=STAGE) as writer:
         links = list(read_judged(config.judged, writer.dropped))
         names, signals, right, document = _signals(config, links, writer.dropped)
-        if not both_kinds(right):
+        parts = parts_of(document)
+        if not parts or any(len(np.unique(right[others])) < 2 for others, _ in parts):
             raise InputError(
                 f"{config.judged}: expected at least two right and two wrong links that {config.linker} still gives, "
-                f"found {int(right.sum())} and {int((~right).sum())}; judge more of them"
+                f"in documents enough to hold some out, found {int(right.sum())} and {int((~right).sum())} in "
+                f"{len(np.unique(document)):,} documents; judge more of them"
             )
         certainty = fit_certainty(signals, names, right)
-        before, after = _scores(signals, names), certainty_elsewhere(signals, names, right, document)
+        before, after = _scores(signals, names), certainty_elsewhere(signals, names, right, parts)
         writer.counts.update(judged=len(links), right=int(right.sum()), wrong=int((~right).sum()))
         writer.figures.update(
             {
@@ -77,8 +82,8 @@ def run(config: CalibrateConfig) -> Path:
                 "curve": coverage_curve(after, right),
             }
         )
-        _copy(config.linker, writer, dict(certainty.weights))
-        save_held_out(writer.path, after, right, right | True)
+        _write_linker(config.linker, writer, certainty)
+        save_held_out(writer.path, after, right, np.ones_like(right))
         writer.headline = f"{len(right):,} judged links, {right.mean():.1%} right"
     return config.output
 
@@ -97,7 +102,7 @@ def _signals(
     linker = _linker(config)
     names: list[str] = []
     rows, right, documents = [], [], []
-    for document in read_linked(config.linked):
+    for number, document in enumerate(read_linked(config.linked)):
         judged = wanted.pop(document.id, [])
         if not judged:
             continue
@@ -110,7 +115,7 @@ def _signals(
                 continue
             rows.append([found[name][mention] for name in names])
             right.append(link.right)
-            documents.append(len(wanted))
+            documents.append(number)
     dropped["judged_in_no_document"] += sum(map(len, wanted.values()))
     return names, np.array(rows).reshape(len(rows), len(names)), np.array(right, bool), np.array(documents, np.int64)
 
@@ -156,15 +161,10 @@ def _scores(signals: Floats, names: Sequence[str]) -> Floats:
     return expit(signals[:, names.index("score")])
 
 
-def _copy(linker: Path, writer: ArtifactWriter, weights: dict[str, float]) -> None:
+def _write_linker(linker: Path, writer: ArtifactWriter, certainty: Certainty) -> None:
     """The linker's files, its settings with the certainty in them."""
-    from entity_linking.folder import HELD_OUT, SETTINGS, STAGES
+    from entity_linking.folder import HELD_OUT, SETTINGS
 
-    for name in open_artifact(linker, stage=STAGES).data["files"]:
-        if name not in (HELD_OUT, SETTINGS):
-            (writer.path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(linker / name, writer.path / name)
-    settings = json.loads((linker / SETTINGS).read_text(encoding="utf-8"))
-    (writer.path / SETTINGS).write_text(
-        json.dumps(settings | {"certainty": weights}, indent=2) + "\n", encoding="utf-8"
-    )
+    writer.copy(open_artifact(linker, stage=LINKER_STAGES), without=(HELD_OUT, SETTINGS))
+    settings = json.loads((linker / SETTINGS).read_text(encoding="utf-8")) | {"certainty": dict(certainty.weights)}
+    (writer.path / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

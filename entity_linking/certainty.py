@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import expit, logit
 
 from entity_linking.candidates import Floats
@@ -60,20 +59,25 @@ def fit_certainty(signals: Floats, names: Sequence[str], right: Flags) -> Certai
     return Certainty(dict(zip(names, found.coef_[0].tolist(), strict=True)))
 
 
-def certainty_elsewhere(signals: Floats, names: Sequence[str], right: Flags, document: Ints) -> Floats:
-    """What models fitted on other documents' links say of each link; float64 (num_links,).
+def parts_of(document: Ints) -> list[tuple[Ints, Ints]]:
+    """The links to fit on and those held out, at most `FOLDS` times; [] for links of one document, or none.
 
     document: (num_links,), a number each; links of one are held out together.
     """
     from sklearn.model_selection import GroupKFold
 
+    num_documents = len(np.unique(document))
+    if num_documents < 2:
+        return []
+    return list(GroupKFold(min(FOLDS, num_documents)).split(document, groups=document))
+
+
+def certainty_elsewhere(
+    signals: Floats, names: Sequence[str], right: Flags, parts: Sequence[tuple[Ints, Ints]]
+) -> Floats:
+    """What models fitted on other documents' links say of each link; float64 (num_links,). parts: of `parts_of`."""
     sure = np.zeros(len(right))
-    for others, held_out in GroupKFold(min(FOLDS, len(np.unique(document)))).split(signals, groups=document):
+    for others, held_out in parts:
         weights = fit_certainty(signals[others], names, right[others]).weights
         sure[held_out] = expit(signals[held_out] @ np.array([weights[name] for name in names]))
     return sure
-
-
-def both_kinds(right: npt.NDArray[np.bool_]) -> bool:
-    """Whether there is something to tell apart in every part that is held out."""
-    return bool(min(np.count_nonzero(right), np.count_nonzero(~right)) >= 2)

@@ -20,6 +20,7 @@ from entity_linking.coherence import Coherence
 from entity_linking.context import ContextWords
 from entity_linking.dear import DearModels
 from entity_linking.fitting import coverage_curve, threshold_for
+from entity_linking.link_config import LINKER_STAGES
 from entity_linking.linker import EntityLinker
 from entity_linking.matcher import AliasMatcher
 from entity_linking.normalise import Flags
@@ -31,8 +32,6 @@ from entity_linking.weights import LinkWeights
 from kg.artifact import open_artifact
 from kg.errors import InputError
 
-STAGES = ("link train", "link calibrate")
-"""What writes a linker's folder."""
 SETTINGS, ENTITIES, ARRAYS, HELD_OUT = "linker.json", "entities.parquet", "arrays", "held_out.npz"
 
 
@@ -99,7 +98,7 @@ def open_linker(folder: str | Path) -> EntityLinker:
     Raises:
         InputError: no such artifact, or one of another version's weights.
     """
-    open_artifact(Path(folder), stage=STAGES)
+    open_artifact(Path(folder), stage=LINKER_STAGES)
     return read_linker(Path(folder))
 
 

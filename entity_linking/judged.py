@@ -6,6 +6,7 @@ import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -93,25 +94,24 @@ def read_judged(path: Path, dropped: Counter[str]) -> Iterator[JudgedLink]:
         InputError: no such file, a column is missing, or a judgement is neither right nor wrong; file and line named.
     """
     try:
-        file = path.open(encoding="utf-8", newline="")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    with file:
-        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        if missing := [name for name in NEEDED if name not in (rows.fieldnames or ())]:
-            raise InputError(f"{path}: expected the columns {', '.join(NEEDED)}, found no {', '.join(missing)}")
-        for row in rows:
-            said = (row["judgement"] or "").strip().lower()
-            if not said:
-                dropped["not_judged"] += 1
-                continue
-            if said not in (RIGHT, WRONG):
-                raise InputError(f"{path}:{rows.line_num}: judgement is {said!r}, expected {RIGHT}, {WRONG} or nothing")
-            try:
-                start, end = int(row["start"]), int(row["end"])
-            except (TypeError, ValueError):
-                raise InputError(
-                    f"{path}:{rows.line_num}: expected whole numbers as start and end, got {row['start']!r} and "
-                    f"{row['end']!r}"
-                ) from None
-            yield JudgedLink(row["document"], start, end, row["entity"], said == RIGHT)
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    rows = csv.DictReader(StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+    if missing := [name for name in NEEDED if name not in (rows.fieldnames or ())]:
+        raise InputError(f"{path}: expected the columns {', '.join(NEEDED)}, found no {', '.join(missing)}")
+    for row in rows:
+        said = (row["judgement"] or "").strip().lower()
+        if not said:
+            dropped["not_judged"] += 1
+            continue
+        if said not in (RIGHT, WRONG):
+            raise InputError(f"{path}:{rows.line_num}: judgement is {said!r}, expected {RIGHT}, {WRONG} or nothing")
+        try:
+            start, end = int(row["start"]), int(row["end"])
+        except (TypeError, ValueError):
+            raise InputError(
+                f"{path}:{rows.line_num}: expected whole numbers as start and end, got {row['start']!r} and "
+                f"{row['end']!r}"
+            ) from None
+        yield JudgedLink(row["document"], start, end, row["entity"], said == RIGHT)

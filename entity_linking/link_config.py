@@ -16,6 +16,10 @@ Hyperlinks = Literal["keep", "only", "ignore"]
 OnBadRecord = Literal["error", "reject"]
 
 
+LINKER_STAGES = ("link train", "link calibrate")
+"""What writes a linker's folder."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LinkConfig:
     """Which text is linked to which graph, and how sure a link must be."""

@@ -16,7 +16,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -85,6 +85,13 @@ class ArtifactWriter:
     dropped: Counter[str] = field(default_factory=Counter)
     figures: dict[str, Any] = field(default_factory=dict)
     headline: str = ""
+
+    def copy(self, artifact: Manifest, *, without: Collection[str]) -> None:
+        """Takes over the files of a finished artifact but those named."""
+        for name in artifact.data["files"]:
+            if name not in without:
+                (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(artifact.folder / name, self.path / name)
 
 
 @contextmanager

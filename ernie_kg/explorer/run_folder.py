@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from entity_linking.link_config import LINKER_STAGES
 from kg.artifact import MANIFEST, Manifest, open_artifact, read_manifest
 from kg.errors import InputError
-
-LINKERS = ("link train", "link calibrate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ def find_run(folder: Path) -> RunFolder:
         raise InputError(f"{folder}: holds no graph; give the folder that `ernie-kg run` or `kg build` wrote into")
     vectors = [m for m in found if m.stage == "kg embed" and _input(m, "graph") in {g.digest for g in graphs}]
     graph = next((g for g in graphs if vectors and _input(vectors[0], "graph") == g.digest), graphs[0])
-    linkers = [m for m in found if m.stage in LINKERS and _input(m, "graph") in (graph.digest, None)]
+    linkers = [m for m in found if m.stage in LINKER_STAGES and _input(m, "graph") in (graph.digest, None)]
     models = tuple(
         Compared(
             teacher=model,

@@ -216,10 +216,7 @@ def _assemble(config: AugmentConfig, originals: int, num_parts: int, writer: Art
                 pieces[bool(example.links)] += 1
                 count += 1
     shutil.rmtree(writer.path / PARTS)
-    for name in open_artifact(config.examples, stage=EXAMPLE_STAGES).data["files"]:
-        if name != "train.jsonl":
-            (writer.path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(config.examples / name, writer.path / name)
+    writer.copy(open_artifact(config.examples, stage=EXAMPLE_STAGES), without=("train.jsonl",))
     asked = originals * (RECIPES[config.recipe] if config.recipe else config.copies)
     writer.counts.update(train=count, originals=originals, copies=count - originals, with_links=pieces[True])
     writer.dropped["copies_equal_to_another"] = asked - (count - originals)

@@ -130,3 +130,22 @@ def test_judgements_that_cannot_be_used_are_named_or_counted(
         calibrate.run(config)
     with pytest.raises(InputError, match="cannot be read"):
         list(read_judged(tmp_path / "nowhere.tsv", dropped))
+    path.write_bytes(b"document\xff\n")
+    with pytest.raises(InputError, match="cannot be read as UTF-8"):
+        list(read_judged(path, dropped))
+
+
+def test_wrong_links_of_one_document_alone_cannot_be_held_out(
+    linked: LinkConfig, bank_world: Path, tmp_path: Path
+) -> None:
+    """A part without any wrong link has nothing to learn from: that is said, not met inside a library."""
+    path = judged(linked, bank_world / "graph", tmp_path / "judged.tsv", lambda name: "right")
+    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    often = Counter(row[0] for row in rows[1:]).most_common(1)[0][0]
+    filled = [[*row[:-1], "wrong" if row[0] == often else "right"] for row in rows[1:]]
+    assert sum(row[-1] == "wrong" for row in filled) >= 2
+    path.write_text("".join("\t".join(row) + "\n" for row in [rows[0], *filled]), encoding="utf-8")
+    assert linked.linker is not None
+    config = CalibrateConfig(linker=linked.linker, linked=linked.output, judged=path, output=tmp_path / "out")
+    with pytest.raises(InputError, match="in documents enough to hold some out"):
+        calibrate.run(config)

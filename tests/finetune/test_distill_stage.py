@@ -81,7 +81,6 @@ def world(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
             vectors=folder / "vectors",
             training=TrainingConfig(max_steps=40, batch_size=16, learning_rate=3e-3),
             max_length=16,
-            pooling="cls",
         )
     )
     return {"examples": examples, "vectors": folder / "vectors", "teacher": teacher}
