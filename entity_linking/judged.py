@@ -17,7 +17,7 @@ from kg.artifact import open_artifact
 from kg.errors import InputError
 from kg.graph import KnowledgeGraph
 
-COLUMNS = ("document", "start", "end", "entity", "score", "text", "means", "judgement")
+COLUMNS = ("document", "start", "end", "entity", "text", "means", "judgement")
 NEEDED = ("document", "start", "end", "entity", "judgement")
 RIGHT, WRONG = "right", "wrong"
 AROUND = 110
@@ -55,6 +55,8 @@ def surest(linked: Path, coverage: float) -> list[tuple[LinkedDocument, Link]]:
 def sample(linked: Path, graph: Path, *, number: int, coverage: float, seed: int) -> list[tuple[str, ...]]:
     """Rows of `COLUMNS`, links drawn evenly from the surest `coverage` of all mentions, `judgement` left empty.
 
+    They come in no order and without their scores, so that whoever judges is not led.
+
     Raises:
         InputError: a folder is no such artifact, or there are fewer links than asked for.
     """
@@ -69,8 +71,7 @@ def sample(linked: Path, graph: Path, *, number: int, coverage: float, seed: int
             strict=True,
         )
     )
-    chosen = np.random.default_rng(seed).choice(len(links), number, replace=False)
-    drawn = [links[place] for place in sorted(chosen.tolist())]
+    drawn = [links[place] for place in np.random.default_rng(seed).choice(len(links), number, replace=False)]
     return [_row(document, link, ": ".join(about.get(link.entity, ("", "")))) for document, link in drawn]
 
 
@@ -78,8 +79,7 @@ def _row(document: LinkedDocument, link: Link, means: str) -> tuple[str, ...]:
     text = document.text
     before, after = text[max(0, link.start - AROUND) : link.start], text[link.end : link.end + AROUND]
     shown = " ".join(f"{before}[[{text[link.start : link.end]}]]{after}".split())
-    place = (document.id, str(link.start), str(link.end), link.entity, f"{link.score:.3f}")
-    return (*place, shown, " ".join(means.split()), "")
+    return (document.id, str(link.start), str(link.end), link.entity, shown, " ".join(means.split()), "")
 
 
 def as_table(rows: Sequence[Sequence[str]]) -> str:

@@ -43,7 +43,7 @@ def judged(config: LinkConfig, graph: Path, path: Path, say: Callable[[str], str
         line.split("\t") for line in sample(SampleConfig(linked=config.output, graph=graph, number=number)).split("\n")
     ]
     assert tuple(rows[0]) == COLUMNS
-    filled = [rows[0], *([*row[:-1], say(row[5].split("[[")[1].split("]]")[0])] for row in rows[1:])]
+    filled = [rows[0], *([*row[:-1], say(row[4].split("[[")[1].split("]]")[0])] for row in rows[1:])]
     path.write_text("".join("\t".join(row) + "\n" for row in filled), encoding="utf-8")
     return path
 
@@ -51,15 +51,18 @@ def judged(config: LinkConfig, graph: Path, path: Path, say: Callable[[str], str
 def test_a_sample_shows_links_as_they_stand(linked: LinkConfig, bank_world: Path) -> None:
     """A reader judges what is shown: another span or entity would make the judgement worthless."""
     texts = {document.id: document for document in read_linked(linked.output)}
+    scores = {(name, m.start): m.score for name, document in texts.items() for m in document.mentions}
     drawn = sample(SampleConfig(linked=linked.output, graph=bank_world / "graph", number=60)).split("\n")[1:]
     assert len(set(drawn)) == 60
     for line in drawn:
-        name, start, end, entity, _, shown, means, judgement = line.split("\t")
+        name, start, end, entity, shown, means, judgement = line.split("\t")
         document = texts[name]
         assert (int(start), int(end), entity) in {(m.start, m.end, m.entity) for m in document.mentions}
         assert f"[[{document.text[int(start) : int(end)]}]]" in shown
         assert means.strip(": ")
         assert judgement == ""
+    shown_scores = [scores[line.split("\t")[0], int(line.split("\t")[1])] for line in drawn]
+    assert shown_scores != sorted(shown_scores, reverse=True), "the surest first would tell whoever judges"
     again = sample(SampleConfig(linked=linked.output, graph=bank_world / "graph", number=60)).split("\n")[1:]
     assert again == drawn
     with pytest.raises(InputError, match="expected at least 100,000 links to draw from"):
