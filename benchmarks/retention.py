@@ -220,24 +220,25 @@ def primary_metric(folder: Path) -> str:
 
 
 def summary(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Means over seeds by task and variant, retention of the seed's own teacher, and the mean over tasks."""
-    kept: dict[str, list[float]] = {}
+    """Means over seeds by task and variant, retention of the seed's own teacher; and of the mean over all tasks."""
+    scores: dict[str, list[tuple[float, float]]] = {}
     for task, variant in dict.fromkeys((row["task"], row["variant"]) for row in rows):
         found = [row for row in rows if (row["task"], row["variant"]) == (task, variant)]
-        scores = [row["student"] for row in found]
-        retention = [row["student"] / row["teacher"] for row in found if row["teacher"]]
-        kept.setdefault(variant, []).append(mean(retention))
+        teacher, student = (mean(row[name] for row in found) for name in ("teacher", "student"))
+        scores.setdefault(variant, []).append((teacher, student))
         yield {
             "task": task,
             "variant": variant,
             "seeds": len(found),
-            "teacher": round(mean(row["teacher"] for row in found), 4),
-            "student": round(mean(scores), 4),
-            "sd": round(stdev(scores), 4) if len(scores) > 1 else None,
-            "retention": round(mean(retention), 4),
+            "teacher": round(teacher, 4),
+            "student": round(student, 4),
+            "sd": round(stdev(row["student"] for row in found), 4) if len(found) > 1 else None,
+            "retention": round(mean(row["student"] / row["teacher"] for row in found if row["teacher"]), 4),
         }
-    for variant, shares in kept.items():
-        yield {"mean over tasks": len(shares), "variant": variant, "retention": round(mean(shares), 4)}
+    for variant, pairs in scores.items():
+        teacher, student = (mean(column) for column in zip(*pairs, strict=True))
+        row = {"mean over tasks": len(pairs), "teacher": round(teacher, 4), "student": round(student, 4)}
+        yield {"variant": variant, **row, "retention": round(student / teacher, 4)}
 
 
 def transfer(rows: list[dict[str, Any]], plan: Plan) -> Iterator[dict[str, Any]]:
