@@ -15,6 +15,9 @@ from finetune.paraphrase.constraints import FORBIDDEN, Required, forbid_repeats,
 from finetune.paraphrase.copying import Generator, Memory
 from finetune.paraphrase.vocabulary import BOS, EOS, PAD
 
+LIKELIEST = 1024
+"""Ids a row that a nucleus is looked for among, before all are sorted."""
+
 
 @torch.no_grad()
 def decode(
@@ -120,15 +123,31 @@ def _forced_later(force: Tensor | None, rows: int, max_length: int, device: torc
 def _draw(scores: Tensor, top_p: float, generator: torch.Generator | None, uniforms: Tensor | None) -> Tensor:
     """One id a row, from the smallest set of likeliest ids that holds `top_p` of the probability."""
     probs = scores.softmax(-1)
-    if top_p < 1:
-        ordered, order = probs.sort(dim=-1, descending=True)
-        before = ordered.cumsum(-1) - ordered
-        probs = torch.zeros_like(probs).scatter_(1, order, ordered.masked_fill(before >= top_p, 0.0))
     if uniforms is None:
-        return torch.multinomial(probs, 1, generator=generator).squeeze(1)
-    sums = probs.double().cumsum(-1)
+        uniforms = torch.rand(len(probs), dtype=torch.float64, generator=generator, device=probs.device)
+    if top_p < 1:
+        return _drawn_from_nucleus(probs, top_p, uniforms, width=min(LIKELIEST, probs.shape[1]))
+    return _place_of(probs, uniforms)
+
+
+def _drawn_from_nucleus(probs: Tensor, top_p: float, uniforms: Tensor, *, width: int) -> Tensor:
+    """One id a row, looked for among its `width` likeliest, or among all where these hold less than `top_p`."""
+    ordered, ids = probs.topk(width, dim=-1)
+    before = ordered.cumsum(-1) - ordered
+    places = _place_of(ordered.masked_fill(before >= top_p, 0.0), uniforms)
+    drawn = ids.gather(1, places.unsqueeze(1)).squeeze(1)
+    if width < probs.shape[1]:
+        wider = (ordered.sum(-1) < top_p).nonzero().squeeze(1)
+        if len(wider):
+            drawn[wider] = _drawn_from_nucleus(probs[wider], top_p, uniforms[wider], width=probs.shape[1])
+    return drawn
+
+
+def _place_of(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """The place in each row where the share of its weights before it passes the row's number in [0, 1)."""
+    sums = weights.double().cumsum(-1)
     aimed = uniforms.double().unsqueeze(1) * sums[:, -1:]
-    return torch.searchsorted(sums, aimed, right=True).squeeze(1).clamp(max=probs.shape[1] - 1)
+    return torch.searchsorted(sums, aimed, right=True).squeeze(1).clamp(max=weights.shape[1] - 1)
 
 
 def _beam(model: Generator, memory: Memory, config: DecodingConfig, required: Sequence[Required]) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from finetune.paraphrase import decoding
 from finetune.paraphrase.configuration import DecodingConfig
 from finetune.paraphrase.constraints import find_runs, forbid_repeats
 from finetune.paraphrase.copying import Generator, Memory, Mixture, State
@@ -192,6 +193,19 @@ def test_numbers_given_for_each_row_make_it_the_same_in_any_batch() -> None:
     probs[[PAD, 1, BOS]] = 0.0
     counts = torch.bincount(drawn[:, 0], minlength=SIZE + 1) / 4000
     assert torch.allclose(counts, probs / probs.sum(), atol=1e-3)
+
+
+def test_a_wide_nucleus_is_found_among_all_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking at a few likeliest ids first is a matter of time, not of what is drawn, row by row."""
+    model = Bigrams(seed=11, sources=20)
+    memory = model.encode(batch_of(20)).repeat(10)
+    uniforms = torch.rand(200, 6, generator=torch.Generator().manual_seed(0))
+    drawn = {}
+    for width in (1, 2, 1024):
+        monkeypatch.setattr(decoding, "LIKELIEST", width)
+        drawn[width] = sample(model, memory, max_length=6, top_p=0.7, uniforms=uniforms).tolist()
+    assert drawn[1] == drawn[2] == drawn[1024]
+    assert len({tuple(row) for row in drawn[1024]}) > 20
 
 
 def test_forced_ids_stand_where_they_were_forced() -> None:
