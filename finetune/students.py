@@ -86,7 +86,8 @@ def text_only(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _from_folder(folder: Path, *, teacher: TaskModel, seed: int) -> PreTrainedModel:
-    """A plain BERT or an ERNIE of any width and depth, its head fresh, the task's marks added to its word table.
+    """A plain BERT or an ERNIE of any width and depth, its head fresh, the task's marks added to its word table: as the
+    teacher knows them, where both are of one width.
 
     Raises:
         InputError: no such model in the folder, or another tokenizer.
@@ -112,8 +113,17 @@ def _from_folder(folder: Path, *, teacher: TaskModel, seed: int) -> PreTrainedMo
     with isolated_randomness(seed), quiet_loading():
         model = model_class.from_pretrained(folder, config=config, dtype=torch.float32)
         if teacher.model.config.vocab_size > model.config.vocab_size:
+            known = model.config.vocab_size
             model.resize_token_embeddings(teacher.model.config.vocab_size, mean_resizing=False)
+            _copy_rows(teacher.model.get_input_embeddings().weight, model.get_input_embeddings().weight, first=known)
     return model
+
+
+@torch.no_grad()
+def _copy_rows(source: Tensor, target: Tensor, *, first: int) -> None:
+    """Rows from `first` on, of tables of one width."""
+    if source.shape[1] == target.shape[1]:
+        target[first:] = source[first:]
 
 
 def _pruned(

@@ -22,6 +22,7 @@ from ernie.students import StudentConfig
 from ernie.training import TrainingConfig
 from finetune import distill, run
 from finetune.data import read_entity_rows
+from finetune.students import make_student
 from finetune.task_model import load_task_model
 from finetune.tasks.schema import EntityLink, Example, Span, write_examples
 from kg.artifact import open_artifact, write_artifact
@@ -255,6 +256,19 @@ def test_a_students_folder_may_have_another_width_but_no_other_tokenizer(world, 
     swapped = _bert(tmp_path / "swapped", [*pieces[:5], *reversed(pieces[5:])])
     with pytest.raises(ModelInputError, match="tokenizer differs"):
         distill.run(_config(world, tmp_path / "other", student=StudentConfig(folder=str(swapped))))
+
+
+def test_a_students_folder_learns_the_tasks_marks_from_its_teacher(world, pretrained, tmp_path):
+    """A general student has never seen them: with random rows it would first have to find out what they mean."""
+    pieces = (pretrained / "vocab.txt").read_text().split()
+    teacher = load_task_model(world["teacher"], read_entity_rows(world["vectors"]))
+    rows = teacher.model.get_input_embeddings().weight
+    for width, same in ((rows.shape[1], True), (16, False)):
+        folder = _bert(tmp_path / str(width), pieces, width=width)
+        student = make_student(StudentConfig(folder=str(folder)), teacher=teacher, train_pieces=[], seed=0)
+        marks = student.model.get_input_embeddings().weight[len(pieces) :]
+        assert len(marks) == 2
+        assert (marks.shape == rows[len(pieces) :].shape and torch.equal(marks, rows[len(pieces) :])) == same
 
 
 def _figures(folder: Path) -> dict:
