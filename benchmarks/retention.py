@@ -37,7 +37,7 @@ GLUE = {"sst2": "SST-2", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B", "cola": 
 STUDENT = StudentConfig(num_layers=2, intermediate_size=128)
 """Of a teacher of 6 × 384 with 1,536 neurons: 1.38 of 10.6 million encoder parameters, 7.7 times fewer."""
 
-BATCH, RATE, HEAD_RATE, MAX_TRAIN = 24, 2e-4, 2e-3, 8_000
+BATCH, RATE, HEAD_RATE, STUDENT_RATE, MAX_TRAIN = 24, 2e-4, 2e-3, 5e-4, 8_000
 MOST_LINES = 8_000
 """Read of a GLUE training file: a tenth is test, and of the rest a tenth is dev."""
 
@@ -93,9 +93,9 @@ class Plan:
         return task in self.examples and self.vectors is not None
 
 
-def training(steps: int, *, evaluations: int = 4) -> TrainingConfig:
+def training(steps: int, *, rate: float, evaluations: int = 4) -> TrainingConfig:
     return TrainingConfig(
-        max_steps=steps, batch_size=BATCH, learning_rate=RATE, eval_every=max(1, steps // evaluations)
+        max_steps=steps, batch_size=BATCH, learning_rate=rate, eval_every=max(1, steps // evaluations)
     )
 
 
@@ -138,7 +138,7 @@ def teacher_of(task: str, plan: Plan, *, seed: int, text_only: bool) -> Path:
             vectors=plan.vectors if knows else None,
             linked=plan.linked if knows else None,
             entities="given" if knows else "none",
-            training=training(plan.teacher_steps),
+            training=training(plan.teacher_steps, rate=RATE),
             max_train=MAX_TRAIN,
             max_dev=1000,
             max_length=80,
@@ -183,8 +183,8 @@ def student_of(task: str, variant: str, plan: Plan, *, seed: int) -> Path:
             augmented=augmented_of(task, plan) if plan.augmented and variant != "without augmentation" else None,
             vectors=plan.vectors if knows else None,
             linked=plan.linked if knows else None,
-            intermediate=training(plan.inside_steps),
-            prediction=training(steps),
+            intermediate=training(plan.inside_steps, rate=STUDENT_RATE),
+            prediction=training(steps, rate=STUDENT_RATE),
             min_teacher_gain=-1.0,
             num_timed=10,
             seed=seed,
@@ -278,7 +278,7 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--teacher-steps", type=int, default=500)
     parser.add_argument("--inside-steps", type=int, default=250, help="of distilling inner states")
-    parser.add_argument("--answer-steps", type=int, default=250, help="of distilling answers")
+    parser.add_argument("--answer-steps", type=int, default=1200, help="of distilling answers")
     parser.add_argument("--minutes", type=float, default=9.0)
     return parser
 
