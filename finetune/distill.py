@@ -71,12 +71,12 @@ class DistillConfig:
     phases: Literal["both", "intermediate", "prediction"] = "both"
     """Which of the two phases to run."""
     intermediate: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(max_steps=200, batch_size=32, learning_rate=1e-4, save_every=100)
+        default_factory=lambda: TrainingConfig(max_steps=200, batch_size=32, learning_rate=5e-4, save_every=100)
     )
     """The loop of the first phase."""
     prediction: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
-            max_steps=200, batch_size=32, learning_rate=1e-4, eval_every=50, save_every=100
+            max_steps=600, batch_size=32, learning_rate=5e-4, eval_every=100, save_every=100
         )
     )
     """The loop of the second phase; every `eval_every` steps dev is scored, and the best weights are kept."""
