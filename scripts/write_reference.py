@@ -37,8 +37,11 @@ def section(name: str, command: Stage | View) -> str:
     return f"## `ernie-kg {line}`\n\n{summary}.\n\n{table(command.config_class())}"
 
 
-def table(config_class: type, prefix: str = "") -> str:
-    """Key, type, default and meaning of each field, and below it the tables of nested dataclasses."""
+def table(config_class: type, prefix: str = "", given: object = None) -> str:
+    """Key, default and meaning of each field, and below it the tables of nested dataclasses.
+
+    given: what a stage puts in the place of a nested config, whose values are then the defaults.
+    """
     meanings = field_docstrings(config_class)
     types = typing.get_type_hints(config_class)
     rows, nested = ["| key | default | meaning |", "|---|---|---|"], []
@@ -46,9 +49,9 @@ def table(config_class: type, prefix: str = "") -> str:
         kind = types[field.name]
         if dataclasses.is_dataclass(kind):
             rows.append(f"| `{prefix}{field.name}` | below | {meanings[field.name]} |")
-            nested.append(table(typing.cast(type, kind), f"{prefix}{field.name}."))
+            nested.append(table(typing.cast(type, kind), f"{prefix}{field.name}.", default_of(field, given)))
         else:
-            rows.append(f"| `{prefix}{field.name}` | {shown_default(field)} | {meanings[field.name]} |")
+            rows.append(f"| `{prefix}{field.name}` | {shown(default_of(field, given))} | {meanings[field.name]} |")
     return "\n".join([*rows, "", *nested])
 
 
@@ -65,12 +68,19 @@ def field_docstrings(config_class: type) -> dict[str, str]:
     return meanings
 
 
-def shown_default(field: dataclasses.Field[object]) -> str:
+def default_of(field: dataclasses.Field[object], given: object) -> object:
+    """The field's value in `given`, where there is one, or its own default; `MISSING` where it has none."""
+    if given not in (None, dataclasses.MISSING):
+        return getattr(given, field.name)
     if field.default is not dataclasses.MISSING:
-        return f"`{field.default}`" if field.default != "" else '`""`'
-    if field.default_factory is not dataclasses.MISSING:
-        return f"`{field.default_factory()}`"
-    return "required"
+        return field.default
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else dataclasses.MISSING
+
+
+def shown(default: object) -> str:
+    if default is dataclasses.MISSING:
+        return "required"
+    return f"`{default}`" if default != "" else '`""`'
 
 
 if __name__ == "__main__":

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "write_reference.py"
+import pytest
+from jsonargparse import Namespace
+
+from ernie_kg.config import config_parser
+from ernie_kg.stages import STAGES
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "write_reference.py"
+REFERENCE = ROOT / "docs" / "reference.md"
 
 
 def test_the_reference_is_current() -> None:
@@ -16,3 +25,17 @@ def test_the_reference_is_current() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.REFERENCE.read_text(encoding="utf-8") == module.reference(), "run `make docs`"
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_the_defaults_shown_are_those_that_the_command_takes(name: str) -> None:
+    """A stage may put other values into a nested config than its class has: what is shown must be what is run."""
+    heading = f"## `ernie-kg {' '.join([name, *(place.upper() for place in STAGES[name].places)])}`\n"
+    page = REFERENCE.read_text(encoding="utf-8")
+    rows = page.split(heading)[1].split("\n## ")[0]
+    shown = dict(re.findall(r"^\| `([\w.]+)` \| (?:`(.*?)`|below|required) \|", rows, flags=re.MULTILINE))
+    taken = config_parser(STAGES[name].config_class(), prog=name).get_defaults()
+    compared = {key: value for key, value in shown.items() if value and not isinstance(taken.get(key), Namespace)}
+    assert shown
+    for key, value in compared.items():
+        assert value == (str(taken.get(key)) or '""'), key
