@@ -28,6 +28,8 @@ SPAN_INPUTS = ("spans",)
 OUTPUT = "logits"
 QUANTISED = ("MatMul", "Gather", "Transpose")
 """Operators with weights, or between such. Not Attention: onnxruntime takes the standard one for its own."""
+SLOWER = ("SkipLayerNormFusion",)
+"""What onnxruntime does to a graph that costs time: its sum and normalisation in one is five times as slow as both."""
 
 
 class Predictor(Protocol):
@@ -74,7 +76,9 @@ class OrtPredictor:
         options = ort.SessionOptions()
         options.intra_op_num_threads = num_threads or torch.get_num_threads()
         try:
-            self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.session = ort.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(SLOWER)
+            )
         except Exception as error:  # onnxruntime raises classes of its C++ module, all unlike one another
             raise InputError(f"{path}: onnxruntime cannot read it ({error}); run `ernie-kg export` again") from error
         self.input_names = tuple(entry.name for entry in self.session.get_inputs())
