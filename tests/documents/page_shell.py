@@ -13,7 +13,7 @@ or a program that is not here has a stand-in, and no other thing has one:
 | `python benchmarks/…` | with `--minutes 0`, which says what is to do and begins nothing |
 | a job of Slurm | `sbatch` notes it; its ranks run here, one after the other |
 | workers of datatrove's local executor | one, in this process |
-| a person who judges links | all are right but the last two |
+| a person who judges links | all are right but the first of every fifteen |
 | YAML | the resolved config of the stage it belongs to (`YAML_OF`), by `--dry-run` |
 """
 
