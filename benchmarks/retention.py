@@ -93,10 +93,8 @@ class Plan:
         return task in self.examples and self.vectors is not None
 
 
-def training(steps: int, *, rate: float, evaluations: int = 4) -> TrainingConfig:
-    return TrainingConfig(
-        max_steps=steps, batch_size=BATCH, learning_rate=rate, eval_every=max(1, steps // evaluations)
-    )
+def training(steps: int, *, rate: float) -> TrainingConfig:
+    return TrainingConfig(max_steps=steps, batch_size=BATCH, learning_rate=rate, eval_every=max(1, steps // 4))
 
 
 def examples_of(task: str, plan: Plan) -> Path:
