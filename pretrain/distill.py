@@ -44,6 +44,8 @@ from pretrain.prepare import load_tokenizer, read_entity_rows
 STAGE = "pretrain distill"
 EVALUATION_BATCH = 32
 NUM_TIMED = 20
+MASKED_LM_HEAD = "cls.predictions.transform."
+"""Begins the names of weights that a masked-LM head has and a bare encoder's folder lacks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,8 @@ class DistillConfig:
     num_draws: int = 12
     """Draws from each of the teacher's distributions that the cache keeps."""
     min_teacher_gain: float = 0.02
-    """The teacher's held-out accuracy on masked pieces must exceed that of the commonest piece by so much."""
+    """The teacher's held-out accuracy on masked pieces must exceed that of the commonest piece by so much; not asked of
+    a teacher without a masked-LM head."""
     heldout_instances: int = 256
     """Held-out instances to measure on, drawn by the seed."""
     seed: int = 0
@@ -103,6 +106,7 @@ class _Pair:
     heldout: list[dict[str, Tensor]]
     phase: _Phase
     masked: bool
+    teacher_has_head: bool
     kept_pieces: np.ndarray | None
 
 
@@ -183,7 +187,7 @@ def _prepare(config: DistillConfig) -> _Pair:
         entity_rows=read_entity_rows(config.vectors),
         batch_size=config.training.batch_size,
     )
-    teacher = load_teacher(folder)
+    teacher, has_head = _loaded(folder)
     if isinstance(teacher, ErnieForPreTraining):
         teacher.attach_entity_table(
             table.controlled("shuffled", config.seed) if config.teacher_entities == "shuffled" else table
@@ -211,6 +215,7 @@ def _prepare(config: DistillConfig) -> _Pair:
         heldout=_heldout_batches(config, dev_set),
         phase=phase,
         masked=masked,
+        teacher_has_head=has_head,
         kept_pieces=kept,
     )
     batches = _batches(config, pair)
@@ -245,6 +250,11 @@ def load_teacher(folder: Path) -> ErnieForPreTraining | BertForPreTraining:
     Raises:
         InputError: neither of the two lies in the folder.
     """
+    return _loaded(folder)[0]
+
+
+def _loaded(folder: Path) -> tuple[ErnieForPreTraining | BertForPreTraining, bool]:
+    """`load_teacher`'s model, and whether the folder holds its masked-LM head: a sentence encoder's does not."""
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: no config.json; expected an artifact of `pretrain run`, or a BERT's folder")
     classes: dict[str, Any] = {"bert": BertForPreTraining, ErnieConfig.model_type: ErnieForPreTraining}
@@ -253,8 +263,9 @@ def load_teacher(folder: Path) -> ErnieForPreTraining | BertForPreTraining:
         raise InputError(f"{folder} holds a {kind!r} model; a teacher is an 'ernie-kg' or a 'bert'")
     with torch.random.fork_rng():
         torch.manual_seed(0)  # of heads that the folder lacks; they are judged before they teach
-        model = classes[kind].from_pretrained(folder, dtype=torch.float32)
-    return model.eval().requires_grad_(False)
+        model, report = classes[kind].from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    has_head = not any(name.startswith(MASKED_LM_HEAD) for name in report["missing_keys"])
+    return model.eval().requires_grad_(False), has_head
 
 
 def _student(
@@ -318,19 +329,39 @@ def _heldout_batches(config: DistillConfig, dev_set: Instances) -> list[dict[str
 
 
 def _check_teacher(config: DistillConfig, pair: _Pair, writer: ArtifactWriter) -> None:
-    """Prints the teacher's held-out scores and refuses one that knows no more than the commonest piece."""
+    """Prints the teacher's held-out scores and refuses one that knows no more than the commonest piece.
+
+    A teacher without a masked-LM head can say nothing of masked pieces: it is refused where its answers are compared,
+    and taken on trust where its inside alone is.
+    """
+    if not pair.teacher_has_head:
+        _without_head(config, pair)
+        return
     found = masked_scores(pair.teacher, pair.heldout, pair.phase.reading.teacher)
     labels = torch.cat([batch["labels"][batch["labels"] >= 0] for batch in pair.heldout])
     chance = float(labels.bincount().max()) / len(labels) if len(labels) else 0.0
     writer.figures["heldout"] = {"teacher": found, "always the commonest piece": chance}
     accuracy = found["mlm_accuracy"]
     note = f"the teacher's held-out masked-piece accuracy is {accuracy:.3f}, the commonest piece's {chance:.3f}"
-    print(f"  {note}", file=sys.stderr, flush=True)
+    _say(note)
     if accuracy < chance + config.min_teacher_gain:
         raise InputError(
             f"{note}: near chance, its heads are untrained; pre-train it longer, or lower min_teacher_gain (now "
             f"{config.min_teacher_gain}) to learn its inside all the same"
         )
+
+
+def _without_head(config: DistillConfig, pair: _Pair) -> None:
+    if pair.masked:
+        raise InputError(
+            f"{config.teacher} has no masked-LM head, so its answers for masked pieces would be noise; set "
+            "losses.masked_lm and losses.denoising_entity to 0, or give a teacher that was pre-trained with such a head"
+        )
+    _say("the teacher has no masked-LM head to judge it by; its layers teach, its answers are not compared")
+
+
+def _say(note: str) -> None:
+    print(f"  {note}", file=sys.stderr, flush=True)
 
 
 def _record_sizes(pair: _Pair, writer: ArtifactWriter) -> None:
@@ -428,7 +459,8 @@ def _report(
     after = _heldout_terms(pair)
     seen = result.steps * config.training.batch_size * config.training.gradient_accumulation
     writer.counts.update(steps=result.steps, train_instances=len(pair.train_set))
-    writer.figures["heldout"]["student"] = masked_scores(pair.student, pair.heldout, pair.phase.reading.student)
+    if pair.teacher_has_head:
+        writer.figures["heldout"]["student"] = masked_scores(pair.student, pair.heldout, pair.phase.reading.student)
     writer.figures |= {
         "curve": result.history,
         "heldout_before": before,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,21 @@ def test_a_plain_bert_teaches_too(made, world, tmp_path):
     """The control without any knowledge: the same stage, another teacher."""
     folder = distill.run(_config(made, tmp_path / "student", teacher=str(world.base)))
     assert set(_figures(folder)["heldout_after"]) == {"loss", "embedding", "hidden", "relation"}
+
+
+def test_a_teacher_without_a_masked_lm_head_teaches_its_inside_alone(made, world, tmp_path, capsys):
+    """A sentence encoder's answers for masked pieces would be noise: no reason to refuse what its layers know."""
+    bare = tmp_path / "bare"
+    shutil.copytree(world.base, bare)
+    BertModel.from_pretrained(bare).save_pretrained(bare)
+    asked = {"teacher": str(bare), "min_teacher_gain": 0.99}
+    figures = _figures(distill.run(_config(made, tmp_path / "student", **asked)))
+    assert "heldout" not in figures, "no score of a head that nobody trained"
+    assert {"hidden", "relation"} < set(figures["heldout_after"])
+    assert "no masked-LM head to judge it by" in capsys.readouterr().err
+    only_words = dataclasses.replace(ANSWERS, denoising_entity=0.0)
+    with pytest.raises(InputError, match=r"bare has no masked-LM head, so .* set losses\.masked_lm"):
+        distill.run(_config(made, tmp_path / "refused", losses=only_words, **asked))
 
 
 def test_explaining_writes_nothing(made, tmp_path):
