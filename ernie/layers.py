@@ -185,7 +185,7 @@ class FusionIntermediate(Intermediate):
         if entity_states is not None:
             assert slots is not None, "entity states come with their slots"
             lifted = F.linear(entity_states, self.dense_ent.weight).flatten(0, 1)
-            mixed = mixed.flatten(0, 1).index_add(0, slots.flat_positions, lifted.to(mixed.dtype))
+            mixed = mixed.flatten(0, 1).index_add_(0, slots.flat_positions, lifted.to(mixed.dtype))
             mixed = mixed.view(*hidden_states.shape[:-1], -1)
         return self.act(mixed)
 
