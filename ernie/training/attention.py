@@ -36,13 +36,18 @@ def plain_attention(
     value: Tensor,
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
+    is_causal: bool = False,
     scale: float | None = None,
 ) -> Tensor:
     """softmax(query key^T * scale + mask) value, the softmax in fp32; all probabilities in memory.
 
     query: (…, heads, queries, width). key, value: (…, heads, keys, width). attn_mask: added to scores, or bool: True
-    where a query sees a key. A query that sees no key attends to all alike.
+    where a query sees a key. is_causal: the i-th query sees the first i keys alone, without attn_mask. A query that
+    sees no key attends to all alike.
     """
+    if is_causal:
+        assert attn_mask is None, "torch takes one or the other"
+        attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
     scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
@@ -54,8 +59,8 @@ def plain_attention(
 
 
 class _PlainWherePossible(TorchFunctionMode):
-    """Answers `scaled_dot_product_attention` by `plain_attention` where a gradient is wanted and nothing else is asked
-    for (no causal mask, no grouped heads)."""
+    """Answers `scaled_dot_product_attention` by `plain_attention` where a gradient is wanted and heads are not
+    grouped."""
 
     def __torch_function__(
         self,
@@ -65,9 +70,8 @@ class _PlainWherePossible(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         given = dict(kwargs or {})
-        if func is torch.nn.functional.scaled_dot_product_attention and torch.is_grad_enabled() and len(args) <= 5:
-            special = given.pop("is_causal", False), given.pop("enable_gqa", False)
-            if not any(special):
+        if func is torch.nn.functional.scaled_dot_product_attention and torch.is_grad_enabled():
+            if not given.pop("enable_gqa", False):
                 return plain_attention(*args, **given)
-            given["is_causal"], given["enable_gqa"] = special
+            given["enable_gqa"] = True
         return func(*args, **given)

@@ -124,8 +124,8 @@ def test_short_texts_take_plain_attention_while_a_gradient_is_wanted(monkeypatch
 
     with attention.training_attention(batch, device=torch.device("cpu"), dtype=dtype):
         attend(attn_mask=None, dropout_p=0.0, scale=0.5, is_causal=False)
-        assert seen == ([["attn_mask", "dropout_p", "scale"]] if plain else [])
-        assert attend(is_causal=True).any(), "torch's own"
+        assert seen == ([["attn_mask", "dropout_p", "is_causal", "scale"]] if plain else [])
+        assert attend(enable_gqa=True).any(), "torch's own"
         with torch.no_grad():
             assert attend().any(), "a teacher keeps torch's own"
     assert attend().any(), "the choice ends with the step"
@@ -134,13 +134,13 @@ def test_short_texts_take_plain_attention_while_a_gradient_is_wanted(monkeypatch
     assert len(seen) == plain
 
 
-@pytest.mark.parametrize("mask", ["none", "bool", "added"])
+@pytest.mark.parametrize("mask", ["none", "bool", "added", "causal"])
 def test_plain_attention_is_torchs_with_its_gradients(mask):
     draw = torch.Generator().manual_seed(0)
     inputs = [torch.randn(2, 3, 8, 4, dtype=torch.float64, generator=draw, requires_grad=True) for _ in range(3)]
     seen = (torch.arange(8) < torch.tensor([[8], [5]]))[:, None, None, :]
     added = torch.zeros(seen.shape, dtype=torch.float64).masked_fill(~seen, -1e9)
-    given = {"attn_mask": {"none": None, "bool": seen, "added": added}[mask], "scale": 0.3}
+    given = {"attn_mask": {"bool": seen, "added": added}.get(mask), "is_causal": mask == "causal", "scale": 0.3}
     ours, theirs = (
         torch.autograd.grad((function(*inputs, **given) ** 3).sum(), inputs)
         for function in (attention.plain_attention, nn.functional.scaled_dot_product_attention)
