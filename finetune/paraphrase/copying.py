@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.paraphrase.batches import Batch
+from finetune.paraphrase.batches import Batch, sequence_mask
 from finetune.paraphrase.vocabulary import BOS, UNK
 
 SMALLEST = 1e-12
@@ -66,15 +66,15 @@ class Mixture:
         return probs.clamp_min_(SMALLEST).log_()
 
     def log_probs_of(self, targets: Tensor, source_ids: Tensor) -> Tensor:
-        """Of given ids, (rows, length), without the whole distribution; differentiable.
+        """Of one given id a place, (places,), without the whole distribution; differentiable.
 
-        logits (rows, length, vocab_size), copy_attention (rows, length, source_len), writes (rows, length).
+        logits (places, vocab_size), copy_attention and source_ids (places, source_len), writes (places,).
         """
         vocab_size = self.logits.shape[-1]
         logits, writes = self.logits.float(), self.writes.float()
         known = targets.clamp(max=vocab_size - 1).unsqueeze(-1)
         written = (logits.gather(-1, known).squeeze(-1) - logits.logsumexp(-1)).exp() * (targets < vocab_size)
-        same = source_ids.unsqueeze(1) == targets.unsqueeze(2)
+        same = source_ids == targets.unsqueeze(-1)
         copied = (self.copy_attention.float() * same).sum(-1)
         return (writes * written + (1 - writes) * copied).clamp_min(SMALLEST).log()
 
@@ -100,8 +100,9 @@ class Generator(nn.Module, ABC):
         """One piece further. previous: (rows,) ids just written, BOS at first; unknown ones count as UNK."""
 
     @abstractmethod
-    def mixture(self, memory: Memory, inputs: Tensor) -> Mixture:
-        """All places at once, given what stood before each. inputs: (rows, length), BOS first."""
+    def mixture(self, memory: Memory, inputs: Tensor, places: Tensor) -> Mixture:
+        """Many places at once, given what stood before each. inputs: (rows, length), BOS first. places: the same shape,
+        bool: which of them are wanted; they come one behind the other, row by row."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -110,14 +111,17 @@ class Generator(nn.Module, ABC):
     def forward(
         self, batch: Batch, targets: Tensor, *, inputs: Tensor | None = None, memory: Memory | None = None
     ) -> Tensor:
-        """log P(target | source, what stood before it), (rows, length).
+        """log P(target | source, what stood before it), (rows, length); 0 behind a target's end.
 
         targets: (rows, length) ids. inputs: what stood before each; default the targets themselves, moved by one.
         memory: the batch's encoded source (repeated where there are more targets than sources).
         """
         memory = self.encode(batch) if memory is None else memory
         inputs = shifted(targets) if inputs is None else inputs
-        return self.mixture(memory, inputs).log_probs_of(targets, memory.source_ids)
+        places = sequence_mask(targets)  # all others would cost a product with the vocabulary for nothing
+        sources = memory.source_ids[places.nonzero()[:, 0]]
+        found = self.mixture(memory, inputs, places).log_probs_of(targets[places], sources)
+        return found.new_zeros(targets.shape).masked_scatter(places, found)
 
     def known(self, ids: Tensor) -> Tensor:
         """Ids with UNK for numbered unknown pieces, which have no embedding."""

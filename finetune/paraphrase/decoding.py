@@ -1,22 +1,27 @@
 """From a generator to sequences of ids: greedy, nucleus sampling and beam search, all over whole batches.
 
-Rows that are done are carried along as padding. What may be written at a step is the business of `constraints`.
+Rows that are done are carried along as padding until many are. What may be written at a step is the business of
+`constraints`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from finetune.paraphrase.configuration import DecodingConfig
 from finetune.paraphrase.constraints import FORBIDDEN, Required, forbid_repeats, forbid_specials, require
-from finetune.paraphrase.copying import Generator, Memory
+from finetune.paraphrase.copying import Generator, Memory, State
 from finetune.paraphrase.vocabulary import BOS, EOS, PAD
 
 LIKELIEST = 1024
 """Ids a row that a nucleus is looked for among, before all are sorted."""
+
+MOST_CARRIED = 0.75
+"""Share of the rows being decoded up to which the ones not done go on alone."""
 
 
 @torch.no_grad()
@@ -80,42 +85,75 @@ def sample(
     goes on while `force` has more to say). uniforms: (rows, max_length), numbers in 0 … 1 that each place is drawn
     with, so that a row is the same in any batch; without them `generator` draws (None: torch's own).
     """
-    rows, device = len(memory.mask), memory.mask.device
-    state = model.start(memory)
-    previous = torch.full((rows,), BOS, device=device)
-    written = torch.zeros(rows, 0, dtype=torch.long, device=device)
-    done = torch.zeros(rows, dtype=torch.bool, device=device)
-    more = _forced_later(force, rows, max_length, device)
-    for place in range(max_length):
-        mixture, state = model.step(memory, state, previous)
-        scores = mixture.log_probs(memory.source_ids, memory.num_unknown)
-        forbid_specials(scores, may_end=place >= min_length)
-        forbid_repeats(scores, written, no_repeat_ngram)
+    written = torch.full((len(memory.mask), max_length), PAD, device=memory.mask.device)
+    more = _forced_later(force, written)
+    now = _Rows.all_of(memory, model.start(memory))
+    length = 0
+    while length < max_length and not bool(now.done.all()):
+        now = now.without_done()
+        mixture, state = model.step(now.memory, now.state, now.previous)
+        scores = mixture.log_probs(now.memory.source_ids, now.memory.num_unknown)
+        said = written[now.numbers, :length]
+        forbid_specials(scores, may_end=length >= min_length)
+        forbid_repeats(scores, said, no_repeat_ngram)
         if required is not None and any(required):
-            require(scores, written, required, room=max_length - 1 - place)
-        if place == max_length - 1:
+            require(scores, said, [required[row] for row in now.numbers.tolist()], room=max_length - 1 - length)
+        if length == max_length - 1:
             scores[:, :EOS] = scores[:, EOS + 1 :] = FORBIDDEN
             scores[:, EOS] = 0.0
         chosen = (
             scores.argmax(-1)
             if greedy
-            else _draw(scores / temperature, top_p, generator, None if uniforms is None else uniforms[:, place])
+            else _draw(
+                scores / temperature, top_p, generator, None if uniforms is None else uniforms[now.numbers, length]
+            )
         )
         if forced is not None and force is not None:
-            chosen = torch.where(force[:, place], forced[:, place], chosen)
-        chosen = chosen.masked_fill(done, PAD)
-        written = torch.cat([written, chosen.unsqueeze(1)], dim=1)
-        done |= (chosen == EOS) & ~more[:, place]
-        previous = chosen
-        if bool(done.all()):
-            break
-    return written
+            chosen = torch.where(force[now.numbers, length], forced[now.numbers, length], chosen)
+        chosen = chosen.masked_fill(now.done, PAD)
+        written[now.numbers, length] = chosen
+        ends = (chosen == EOS) & ~more[now.numbers, length]
+        now = replace(now, state=state, previous=chosen, done=now.done | ends)
+        length += 1
+    return written[:, :length]
 
 
-def _forced_later(force: Tensor | None, rows: int, max_length: int, device: torch.device) -> Tensor:
-    """(rows, max_length): whether an id is still forced behind a place."""
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows that are still carried through the decoder, rows first.
+
+    numbers: (rows,), which of all they are. previous: (rows,), ids just written. done: (rows,), bool: ended already.
+    """
+
+    numbers: Tensor
+    memory: Memory
+    state: State
+    previous: Tensor
+    done: Tensor
+
+    @classmethod
+    def all_of(cls, memory: Memory, state: State) -> _Rows:
+        numbers = torch.arange(len(memory.mask), device=memory.mask.device)
+        return cls(numbers, memory, state, torch.full_like(numbers, BOS), torch.zeros_like(numbers, dtype=torch.bool))
+
+    def without_done(self) -> _Rows:
+        """Itself, as long as few are done: leaving them behind copies the memory of all others."""
+        going = (~self.done).nonzero().squeeze(1)
+        if len(going) > MOST_CARRIED * len(self.done):
+            return self
+        return _Rows(
+            numbers=self.numbers[going],
+            memory=self.memory.select(going),
+            state=tuple(tensor.index_select(0, going) for tensor in self.state),
+            previous=self.previous[going],
+            done=self.done[going],
+        )
+
+
+def _forced_later(force: Tensor | None, written: Tensor) -> Tensor:
+    """(rows, max_length), as what is written: whether an id is still forced behind a place."""
     if force is None:
-        return torch.zeros(rows, max_length, dtype=torch.bool, device=device)
+        return torch.zeros_like(written, dtype=torch.bool)
     later = force.flip(1).cumsum(1).flip(1) > 0
     return torch.cat([later[:, 1:], torch.zeros_like(later[:, :1])], dim=1)
 

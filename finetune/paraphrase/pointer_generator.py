@@ -69,7 +69,7 @@ class PointerGenerator(Generator):
         seen, attention, state = self._advance(memory, state, embedded)
         return self._mixture(seen, attention), state
 
-    def mixture(self, memory: Memory, inputs: Tensor) -> Mixture:
+    def mixture(self, memory: Memory, inputs: Tensor, places: Tensor) -> Mixture:
         state = self.start(memory)
         embedded = self.dropout(self.embedding(self.known(inputs)))
         seen, attentions = [], []
@@ -77,7 +77,7 @@ class PointerGenerator(Generator):
             one, attention, state = self._advance(memory, state, embedded[:, place])
             seen.append(one)
             attentions.append(attention)
-        return self._mixture(torch.stack(seen, dim=1), torch.stack(attentions, dim=1))
+        return self._mixture(torch.stack(seen, dim=1)[places], torch.stack(attentions, dim=1)[places])
 
     def _advance(self, memory: Memory, state: State, embedded: Tensor) -> tuple[Tensor, Tensor, State]:
         """(context, hidden, cell, input) side by side, the attention, and the next state."""

@@ -151,14 +151,13 @@ class CopyTransformer(Generator):
         embedded = self._embed(previous.unsqueeze(1), first=place)
         pasts = [(state[i], state[i + 1]) for i in range(0, len(state), 2)]
         hidden, caches = self._decode(memory, embedded, pasts)
-        mixture = self._mixture(memory, hidden, embedded)
-        one = Mixture(mixture.logits[:, 0], mixture.copy_attention[:, 0], mixture.writes[:, 0])
-        return one, tuple(tensor for cache in caches for tensor in cache)
+        seen = (part[:, 0] for part in (*self._read(memory, hidden), hidden, embedded))
+        return self._mixture(*seen), tuple(tensor for cache in caches for tensor in cache)
 
-    def mixture(self, memory: Memory, inputs: Tensor) -> Mixture:
+    def mixture(self, memory: Memory, inputs: Tensor, places: Tensor) -> Mixture:
         embedded = self._embed(inputs, first=0)
         hidden, _ = self._decode(memory, embedded, [None] * len(self.layers))
-        return self._mixture(memory, hidden, embedded)
+        return self._mixture(*(part[places] for part in (*self._read(memory, hidden), hidden, embedded)))
 
     def _embed(self, ids: Tensor, *, first: int) -> Tensor:
         places = torch.arange(first, first + ids.shape[1], device=ids.device)
@@ -175,11 +174,15 @@ class CopyTransformer(Generator):
             caches.append(cache)
         return hidden, caches
 
-    def _mixture(self, memory: Memory, hidden: Tensor, embedded: Tensor) -> Mixture:
+    def _read(self, memory: Memory, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention of the copy head, (rows, length, source_len), and what it reads, (rows, length, width)."""
         states, keys = memory.states[:2]
         scores = torch.bmm(self.copy_query(hidden), keys.transpose(1, 2)) / keys.shape[-1] ** 0.5
         attention = scores.masked_fill(~memory.mask[:, None], torch.finfo(scores.dtype).min).softmax(-1)
-        context = torch.bmm(attention, states)
+        return attention, torch.bmm(attention, states)
+
+    def _mixture(self, attention: Tensor, context: Tensor, hidden: Tensor, embedded: Tensor) -> Mixture:
+        """Of some places: attention (places, source_len), the others (places, width)."""
         logits = F.linear(self.dropout(self.before_output(hidden)), self.embedding.weight, self.output_bias)
         writes = torch.sigmoid(self.writes(torch.cat([context, hidden, embedded], dim=-1))).squeeze(-1)
         return Mixture(logits, attention, writes)

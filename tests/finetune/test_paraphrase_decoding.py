@@ -43,7 +43,7 @@ class Bigrams(Generator):
         copies = torch.zeros(memory.source_ids.shape).index_fill(1, torch.tensor([0]), 1.0)
         return Mixture(logits, copies, torch.full((len(previous),), 0.8)), (state[0] + 1,)
 
-    def mixture(self, memory: Memory, inputs: Tensor) -> Mixture:
+    def mixture(self, memory: Memory, inputs: Tensor, places: Tensor) -> Mixture:
         raise AssertionError("decoding takes a step at a time")
 
     def settings(self) -> dict[str, Any]:
@@ -206,6 +206,33 @@ def test_a_wide_nucleus_is_found_among_all_ids(monkeypatch: pytest.MonkeyPatch) 
         drawn[width] = sample(model, memory, max_length=6, top_p=0.7, uniforms=uniforms).tolist()
     assert drawn[1] == drawn[2] == drawn[1024]
     assert len({tuple(row) for row in drawn[1024]}) > 20
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_rows_go_on_alone_when_others_are_done(monkeypatch: pytest.MonkeyPatch, forced: bool) -> None:
+    """Leaving rows behind is a matter of time: constraints, forced ids and numbers drawn with stay a row's own."""
+    model = Bigrams(seed=12, sources=30)
+    memory = model.encode(batch_of(30)).repeat(10)
+    draw = torch.Generator().manual_seed(0)
+    settings: dict[str, Any] = {
+        "uniforms": torch.rand(300, 9, generator=draw),
+        "no_repeat_ngram": 2,
+        "required": [((4, 5),) if row % 3 == 0 else () for row in range(300)],
+    }
+    if forced:
+        settings["force"] = (torch.rand(300, 9, generator=draw) < 0.3) & (torch.arange(9) < 3)
+        settings["forced"] = torch.randint(4, 7, (300, 9), generator=draw)
+    written, carried = {}, []
+    step = model.step
+    monkeypatch.setattr(model, "step", lambda m, s, previous: carried.append(len(previous)) or step(m, s, previous))
+    for most in (0.0, 0.75, 1.0):
+        monkeypatch.setattr(decoding, "MOST_CARRIED", most)
+        written[most] = sample(model, memory, max_length=9, **settings).tolist()
+    assert written[0.0] == written[0.75] == written[1.0]
+    lengths = {row.index(EOS) if EOS in row else 9 for row in written[1.0]}
+    assert len(lengths) >= 4
+    assert carried[:9] == [300] * 9, "all of them, always"
+    assert carried[-1] < 0.75 * 300, "the last step is a few rows' alone"
 
 
 def test_forced_ids_stand_where_they_were_forced() -> None:
