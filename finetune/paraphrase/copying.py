@@ -19,6 +19,9 @@ from finetune.paraphrase.vocabulary import BOS, UNK
 SMALLEST = 1e-12
 """Probabilities are raised to this before their logarithm: what cannot be said costs 27.6 nats, not infinity."""
 
+MOST_CARRIED = 0.75
+"""Share of the rows being decoded up to which the ones not done go on alone."""
+
 State = tuple[Tensor, ...]
 """What a decoder remembers of each row it has written so far; every tensor has rows first."""
 
@@ -45,6 +48,32 @@ class Memory:
         """Every row `times` times, its repeats side by side."""
         rows = torch.arange(len(self.mask), device=self.mask.device).repeat_interleave(times)
         return self if times == 1 else self.select(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows that are carried through a decoder place by place, until they are done.
+
+    numbers: (rows,), which of all they are. memory, state: theirs. done: (rows,), bool.
+    """
+
+    numbers: Tensor
+    memory: Memory
+    state: State
+    done: Tensor
+
+    @classmethod
+    def all_of(cls, memory: Memory, state: State) -> Rows:
+        numbers = torch.arange(len(memory.mask), device=memory.mask.device)
+        return cls(numbers, memory, state, torch.zeros_like(numbers, dtype=torch.bool))
+
+    def without_done(self) -> Rows:
+        """Itself, as long as few are done: leaving them behind copies the memory of all others."""
+        going = (~self.done).nonzero().squeeze(1)
+        if len(going) > MOST_CARRIED * len(self.done):
+            return self
+        state = tuple(tensor.index_select(0, going) for tensor in self.state)
+        return Rows(self.numbers[going], self.memory.select(going), state, self.done[going])
 
 
 @dataclass(frozen=True, slots=True)

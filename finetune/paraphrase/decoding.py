@@ -7,21 +7,18 @@ Rows that are done are carried along as padding until many are. What may be writ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from finetune.paraphrase.configuration import DecodingConfig
 from finetune.paraphrase.constraints import FORBIDDEN, Required, forbid_repeats, forbid_specials, require
-from finetune.paraphrase.copying import Generator, Memory, State
+from finetune.paraphrase.copying import Generator, Memory, Rows
 from finetune.paraphrase.vocabulary import BOS, EOS, PAD
 
 LIKELIEST = 1024
 """Ids a row that a nucleus is looked for among, before all are sorted."""
-
-MOST_CARRIED = 0.75
-"""Share of the rows being decoded up to which the ones not done go on alone."""
 
 
 @torch.no_grad()
@@ -87,11 +84,12 @@ def sample(
     """
     written = torch.full((len(memory.mask), max_length), PAD, device=memory.mask.device)
     more = _forced_later(force, written)
-    now = _Rows.all_of(memory, model.start(memory))
+    now = Rows.all_of(memory, model.start(memory))
     length = 0
     while length < max_length and not bool(now.done.all()):
         now = now.without_done()
-        mixture, state = model.step(now.memory, now.state, now.previous)
+        previous = written[now.numbers, length - 1] if length else torch.full_like(now.numbers, BOS)
+        mixture, state = model.step(now.memory, now.state, previous)
         scores = mixture.log_probs(now.memory.source_ids, now.memory.num_unknown)
         said = written[now.numbers, :length]
         forbid_specials(scores, may_end=length >= min_length)
@@ -113,41 +111,9 @@ def sample(
         chosen = chosen.masked_fill(now.done, PAD)
         written[now.numbers, length] = chosen
         ends = (chosen == EOS) & ~more[now.numbers, length]
-        now = replace(now, state=state, previous=chosen, done=now.done | ends)
+        now = replace(now, state=state, done=now.done | ends)
         length += 1
     return written[:, :length]
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """The rows that are still carried through the decoder, rows first.
-
-    numbers: (rows,), which of all they are. previous: (rows,), ids just written. done: (rows,), bool: ended already.
-    """
-
-    numbers: Tensor
-    memory: Memory
-    state: State
-    previous: Tensor
-    done: Tensor
-
-    @classmethod
-    def all_of(cls, memory: Memory, state: State) -> _Rows:
-        numbers = torch.arange(len(memory.mask), device=memory.mask.device)
-        return cls(numbers, memory, state, torch.full_like(numbers, BOS), torch.zeros_like(numbers, dtype=torch.bool))
-
-    def without_done(self) -> _Rows:
-        """Itself, as long as few are done: leaving them behind copies the memory of all others."""
-        going = (~self.done).nonzero().squeeze(1)
-        if len(going) > MOST_CARRIED * len(self.done):
-            return self
-        return _Rows(
-            numbers=self.numbers[going],
-            memory=self.memory.select(going),
-            state=tuple(tensor.index_select(0, going) for tensor in self.state),
-            previous=self.previous[going],
-            done=self.done[going],
-        )
 
 
 def _forced_later(force: Tensor | None, written: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from finetune.paraphrase.batches import Batch
-from finetune.paraphrase.copying import Generator, Memory, Mixture, State
+from finetune.paraphrase.copying import Generator, Memory, Mixture, Rows, State
 from finetune.paraphrase.vocabulary import PAD
 
 
@@ -70,14 +71,20 @@ class PointerGenerator(Generator):
         return self._mixture(seen, attention), state
 
     def mixture(self, memory: Memory, inputs: Tensor, places: Tensor) -> Mixture:
-        state = self.start(memory)
+        rows = Rows.all_of(memory, self.start(memory))
         embedded = self.dropout(self.embedding(self.known(inputs)))
-        seen, attentions = [], []
-        for place in range(inputs.shape[1]):
-            one, attention, state = self._advance(memory, state, embedded[:, place])
-            seen.append(one)
-            attentions.append(attention)
-        return self._mixture(torch.stack(seen, dim=1)[places], torch.stack(attentions, dim=1)[places])
+        later = places.flip(1).cumsum(1).flip(1)  # how many are wanted from here on
+        seen, attentions, order = [], [], []
+        for place in range(places.shape[1]):
+            rows = replace(rows, done=later[rows.numbers, place] == 0).without_done()
+            one, attention, state = self._advance(rows.memory, rows.state, embedded[rows.numbers, place])
+            wanted = places[rows.numbers, place]
+            seen.append(one[wanted])
+            attentions.append(attention[wanted])
+            order.append(rows.numbers[wanted] * places.shape[1] + place)
+            rows = replace(rows, state=state)
+        by_row = torch.cat(order).argsort()
+        return self._mixture(torch.cat(seen)[by_row], torch.cat(attentions)[by_row])
 
     def _advance(self, memory: Memory, state: State, embedded: Tensor) -> tuple[Tensor, Tensor, State]:
         """(context, hidden, cell, input) side by side, the attention, and the next state."""

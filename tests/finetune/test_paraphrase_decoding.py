@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune.paraphrase import decoding
+from finetune.paraphrase import copying, decoding
 from finetune.paraphrase.configuration import DecodingConfig
 from finetune.paraphrase.constraints import find_runs, forbid_repeats
 from finetune.paraphrase.copying import Generator, Memory, Mixture, State
@@ -226,7 +226,7 @@ def test_rows_go_on_alone_when_others_are_done(monkeypatch: pytest.MonkeyPatch, 
     step = model.step
     monkeypatch.setattr(model, "step", lambda m, s, previous: carried.append(len(previous)) or step(m, s, previous))
     for most in (0.0, 0.75, 1.0):
-        monkeypatch.setattr(decoding, "MOST_CARRIED", most)
+        monkeypatch.setattr(copying, "MOST_CARRIED", most)
         written[most] = sample(model, memory, max_length=9, **settings).tolist()
     assert written[0.0] == written[0.75] == written[1.0]
     lengths = {row.index(EOS) if EOS in row else 9 for row in written[1.0]}

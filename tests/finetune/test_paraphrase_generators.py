@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from finetune.paraphrase import copying
 from finetune.paraphrase.batches import collate, encode_pairs, sequence_mask
 from finetune.paraphrase.configuration import DecodingConfig
 from finetune.paraphrase.copying import Generator, shifted
@@ -127,6 +128,22 @@ def test_gradients_of_log_probs_are_the_whole_distributions(
         assert (a is None) == (b is None)
         if a is not None and b is not None:
             assert torch.allclose(a, b, atol=1e-4)
+
+
+def test_rows_left_behind_are_missed_by_nobody(
+    generator: Generator, batch: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short rows leave the decoder early, or all are carried to the end: the same likelihoods, the same gradients."""
+    found = {}
+    parameters = [p for p in generator.parameters() if p.requires_grad]
+    for most in (0.0, 1.0):
+        monkeypatch.setattr(copying, "MOST_CARRIED", most)
+        log_probs = generator(batch, batch["target_ids"])
+        found[most] = [log_probs, *torch.autograd.grad(log_probs.sum(), parameters, allow_unused=True)]
+    for a, b in zip(*found.values(), strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert torch.allclose(a, b, atol=1e-5)
 
 
 def test_a_transformer_reads_as_its_encoder(
