@@ -99,13 +99,8 @@ def sample(
         if length == max_length - 1:
             scores[:, :EOS] = scores[:, EOS + 1 :] = FORBIDDEN
             scores[:, EOS] = 0.0
-        chosen = (
-            scores.argmax(-1)
-            if greedy
-            else _draw(
-                scores / temperature, top_p, generator, None if uniforms is None else uniforms[now.numbers, length]
-            )
-        )
+        numbers = None if uniforms is None else uniforms[now.numbers, length]
+        chosen = scores.argmax(-1) if greedy else _draw(scores / temperature, top_p, generator, numbers)
         if forced is not None and force is not None:
             chosen = torch.where(force[now.numbers, length], forced[now.numbers, length], chosen)
         chosen = chosen.masked_fill(now.done, PAD)

@@ -75,7 +75,7 @@ class PointerGenerator(Generator):
         embedded = self.dropout(self.embedding(self.known(inputs)))
         later = places.flip(1).cumsum(1).flip(1)  # how many are wanted from here on
         seen, attentions, order = [], [], []
-        for place in range(places.shape[1]):
+        for place in range(int(later.any(0).sum())):
             rows = replace(rows, done=later[rows.numbers, place] == 0).without_done()
             one, attention, state = self._advance(rows.memory, rows.state, embedded[rows.numbers, place])
             wanted = places[rows.numbers, place]

@@ -16,7 +16,7 @@ from finetune.paraphrase.pairs import Pair
 from finetune.paraphrase.paraphraser import GENERATORS, Paraphraser, first_texts
 from finetune.paraphrase.pointer_generator import PointerGenerator
 from finetune.paraphrase.transformer import CopyTransformer, load_text_encoder
-from finetune.paraphrase.vocabulary import Vocabulary, read_tokenizer
+from finetune.paraphrase.vocabulary import EOS, Vocabulary, read_tokenizer
 from kg.errors import InputError
 
 PAIRS = [
@@ -144,6 +144,8 @@ def test_rows_left_behind_are_missed_by_nobody(
         assert (a is None) == (b is None)
         if a is not None:
             assert torch.allclose(a, b, atol=1e-5)
+    longer = torch.cat([batch["target_ids"], torch.full((len(PAIRS), 2), EOS)], dim=1)
+    assert torch.allclose(generator(batch, longer)[:, :-2], found[1.0][0], atol=1e-5), "nobody is left at the end"
 
 
 def test_a_transformer_reads_as_its_encoder(
