@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import orjson
 
 from ernie.training.configuration import TrainingConfig
+from finetune.run import STAGE as FINETUNE
 from finetune.run import FinetuneConfig
 from finetune.tasks.spec import PoolingChoice
 from kg.artifact import (
@@ -22,7 +23,6 @@ from kg.artifact import (
     StageConfig,
     fingerprint,
     open_artifact,
-    source_digest,
     write_artifact,
 )
 from kg.errors import InputError
@@ -149,8 +149,8 @@ class CompareConfig:
     linked: Path | None = None
     """Artifact of `link`; its mentions join the examples' own links."""
     work: Path | None = None
-    """Folder that keeps every pretrained and fine-tuned model: a comparison of more arms, or on other examples, takes
-    from it what is made already. None keeps them only as long as the comparison runs."""
+    """Folder that keeps every pretrained and fine-tuned model, whatever its settings: a comparison of more arms, or on
+    other examples, takes from it what is made already. None keeps them only as long as the comparison runs."""
     pretraining: PretrainSettings = field(default_factory=PretrainSettings)
     """Of every arm that is pretrained."""
     finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
@@ -231,7 +231,6 @@ def train_arm(config: CompareConfig, name: str, folder: Path) -> bool:
 
     folder: where models lie that `config.work` does not keep.
     """
-    from finetune.run import STAGE as FINETUNE
     from finetune.run import run as finetune
 
     arm = ARMS[name]
@@ -239,7 +238,7 @@ def train_arm(config: CompareConfig, name: str, folder: Path) -> bool:
         from pretrain.run import STAGE as PRETRAIN
         from pretrain.run import run as pretrain
 
-        settings = pretrain_config(config, arm.pretraining, pretrained_folder(config, arm.pretraining, folder))
+        settings = pretraining(config, arm.pretraining, folder)
         if not is_made(settings, PRETRAIN):
             pretrain(settings)
     made = arm_config(config, name, folder)
@@ -256,19 +255,28 @@ def is_made(config: StageConfig, stage: str) -> bool:
     return open_artifact(config.output, stage=stage).data["fingerprint"] == fingerprint(stage, config)
 
 
-def pretrained_folder(config: CompareConfig, name: str, folder: Path) -> Path:
-    """Where the model of one pretraining lies."""
-    return (config.work or folder) / "pretrained" / name
+def pretraining(config: CompareConfig, name: str, folder: Path) -> PretrainConfig:
+    """The settings of one pretraining, and in its `output` where its model lies."""
+    from pretrain.run import STAGE as PRETRAIN
+
+    made = pretrain_config(config, name, folder / "pretrained" / name)
+    return made if config.work is None else replace(made, output=_kept(config.work, PRETRAIN, made))
 
 
 def arm_config(config: CompareConfig, name: str, folder: Path) -> FinetuneConfig:
-    """The fine-tuning of one arm, and in its `output` where it lies; in `config.work` apart by the examples."""
+    """The fine-tuning of one arm, and in its `output` where it lies; what it begins with must be made."""
     arm = ARMS[name]
     model = source_path(config.base)
     if arm.pretraining and config.instances is not None:
-        model = pretrained_folder(config, arm.pretraining, folder)
-    arms = folder / "arms" if config.work is None else config.work / f"arms-{source_digest(config.examples)[:12]}"
-    return finetune_config(config, arm, model, arms / name)
+        model = pretraining(config, arm.pretraining, folder).output
+    made = finetune_config(config, arm, model, folder / "arms" / name)
+    return made if config.work is None else replace(made, output=_kept(config.work, FINETUNE, made))
+
+
+def _kept(work: Path, stage: str, made: StageConfig) -> Path:
+    """Where an artifact is kept for other comparisons: by its kind and name, apart from those of other settings."""
+    place = Path(made.output)
+    return work / place.parent.name / f"{place.name}-{fingerprint(stage, made)[:12]}"
 
 
 def pretrain_config(config: CompareConfig, name: str, output: Path) -> PretrainConfig:

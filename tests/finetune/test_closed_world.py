@@ -165,12 +165,12 @@ def test_an_unfinished_comparison_goes_on_with_the_next_arm(world: CompareConfig
 
 
 def test_a_comparison_of_more_arms_takes_what_is_kept(world: CompareConfig, monkeypatch: pytest.MonkeyPatch):
-    """And no more than that: other settings must not be answered by an arm of the same name."""
+    """And no more than that: an arm of other settings is another, and stands beside the first."""
     import finetune.run as stage
 
     begun = []
     real = stage.run
-    monkeypatch.setattr(stage, "run", lambda config: (begun.append(config.output.name), real(config))[1])
+    monkeypatch.setattr(stage, "run", lambda config: (begun.append(config.output.name.split("-")[0]), real(config))[1])
     kept = short(world, arms=("text",), work=world.output.with_name("work"))
     run(kept)
     run(dataclasses.replace(kept, arms=("text", "ernie"), output=world.output.with_name("more")))
@@ -179,6 +179,8 @@ def test_a_comparison_of_more_arms_takes_what_is_kept(world: CompareConfig, monk
     finetuning = dataclasses.replace(kept.finetuning, max_train=12)
     run(dataclasses.replace(kept, finetuning=finetuning, output=world.output.with_name("other")))
     assert begun == ["text", "ernie", "text"]
+    run(dataclasses.replace(kept, output=world.output.with_name("again")))
+    assert begun == ["text", "ernie", "text"], "the first settings' arm is still there"
 
 
 @pytest.fixture
@@ -236,16 +238,15 @@ def test_every_arm_is_pretrained_as_it_says(world: CompareConfig, instances: tup
     begun = {}
     for name in arms:
         config = orjson.loads((asked.output / f"{name}.json").read_bytes())["config"]
-        begun[name] = Path(config["model"]).name
+        begun[name] = Path(config["model"]).name.split("-")[0]
         assert (config["entities"] == "none") == (name in ("text", "text_pretrained", "metadata"))
         assert config["seeds"] == [0]
     assert begun == {name: ARMS[name].pretraining or bert.name for name in arms}
     made = [name for name in PRETRAININGS if name in {ARMS[arm].pretraining for arm in arms}]
-    layers = {name: ErnieConfig.from_pretrained(asked.work / "pretrained" / name).layer_types for name in made}
+    folders = {name: next((asked.work / "pretrained").glob(f"{name}-????????????")) for name in made}
+    layers = {name: ErnieConfig.from_pretrained(folder).layer_types for name, folder in folders.items()}
     assert layers == {name: ["text", "text"] if name == "text" else ["mix", "fuse"] for name in made}
-    controls = {
-        name: open_artifact(asked.work / "pretrained" / name, stage="pretrain run").data["config"] for name in made
-    }
+    controls = {name: open_artifact(folder, stage="pretrain run").data["config"] for name, folder in folders.items()}
     assert controls["shuffled"]["entity_control"] == "shuffled"
     assert [name for name in made if controls[name]["objectives"]["dea"] == 0] == ["text", "no_dea"]
 
