@@ -38,8 +38,6 @@ RATES = {
     "pointer-generator": {"targets": 1e-3, "imitation": 3e-4, "rewards": 1e-4},
     "transformer": {"targets": 3e-4, "imitation": 1e-4, "rewards": 3e-5},
 }
-PENALTY = 0.2
-"""Of copying, in rbm-sl and rbm-irl; rl-rouge has none, as in the paper."""
 ALPHAS = (0.9, 0.8, 0.7)
 HELD_BACK = {"kl_weight": 0.2, "mle_weight": 0.2}
 """Of all rewarded methods: with 0.02 and 0 and a penalty of 0.5 a generator soon says what no sentence says."""
@@ -99,7 +97,7 @@ def generator(given: argparse.Namespace, kind: Any, method: Any, seed: int) -> T
         settings = {"imitation": ImitationConfig(rate=0.3)}
     elif method in train.REWARDED:
         training = steps(given.reward_steps, batch_size=32, rate=rates["rewards"])
-        penalty = 0.0 if method == "rl-rouge" else PENALTY
+        penalty = 0.0 if method == "rl-rouge" else given.copy_penalty
         settings = {
             "reinforce": ReinforceConfig(copy_penalty=penalty, **HELD_BACK),
             "inverse": InverseConfig(warmup_steps=20),
@@ -178,6 +176,9 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1100, help="of mle; imitation goes on for a fifth of them")
     parser.add_argument("--reward-steps", type=int, default=100)
+    parser.add_argument(
+        "--copy-penalty", type=float, default=0.2, help="in rbm-sl and rbm-irl; rl-rouge has none, as in the paper"
+    )
     parser.add_argument(
         "--matcher-steps", type=int, default=600, help="of the judge; a decomposable rewarding one has twice as many"
     )
