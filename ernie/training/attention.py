@@ -70,8 +70,8 @@ class _PlainWherePossible(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         given = dict(kwargs or {})
-        if func is torch.nn.functional.scaled_dot_product_attention and torch.is_grad_enabled():
-            if not given.pop("enable_gqa", False):
-                return plain_attention(*args, **given)
-            given["enable_gqa"] = True
+        attends = func is torch.nn.functional.scaled_dot_product_attention and torch.is_grad_enabled()
+        if attends and not given.get("enable_gqa", False):
+            given.pop("enable_gqa", None)
+            return plain_attention(*args, **given)
         return func(*args, **given)
